@@ -18,12 +18,13 @@ as_root := $(if $(filter 0,$(shell id -u)),--allow-root)
 # Two workers on two cores: with more than one thread each, PyTorch's OpenMP threads wait for each other.
 quick   := LESSONDL_SAMPLE=1 OMP_NUM_THREADS=1
 
-.PHONY: help install lab test test-e2e export lessons clean
+.PHONY: help install lab test in-step lint test-lessons test-library test-e2e export lessons clean
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make lab            open the course in JupyterLab  [PORT=8888] [BROWSER=no for a far machine]"
-	@echo "make test           every quick test; also finds what is out of step"
+	@echo "make test           every quick test: in-step, lint, test-lessons, test-library (each also by itself)"
 	@echo "make test-e2e       the tests that need Chromium or minutes of training"
 	@echo "make export         write lessondl/*.py from the notebooks, and clean the notebooks"
 	@echo "make lessons        run the lessons on the best data there is and save their outputs  [LESSON=09_cifar10]"
@@ -52,10 +53,19 @@ install: $(dev)
 lab: $(dev)
 	$(bin)/jupyter lab nbs/index.ipynb --ip=127.0.0.1 --port=$(PORT) $(as_root) $(if $(filter no,$(BROWSER)),--no-browser)
 
-test: $(dev)
+# One after the other, the quickest first; `make -k test` goes on after a failure.
+test: in-step lint test-lessons test-library
+
+in-step: $(dev)
 	$(py) .ci/checks.py
+
+lint: $(dev)
 	$(bin)/ruff check
+
+test-lessons: $(dev)
 	$(quick) $(bin)/nbdev_test --n_workers 2 --timing
+
+test-library: $(dev)
 	OMP_NUM_THREADS=1 $(py) -m pytest
 
 test-e2e: $(e2e)
