@@ -1,0 +1,446 @@
+"What the notebook cannot test of `lessondl.datasets`: the network, the disk, other processes, every layout of CIFAR-10."
+import errno
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lessondl import datasets as D
+from lessondl.datasets import DownloadError, Source, cifar10, check_file, download, fetch, unpack
+
+payload = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
+md5 = hashlib.md5(payload).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    "No test reads or writes the data of the one who runs it."
+    for name in ('LESSONDL_SAMPLE', 'IN_TEST', 'LESSONDL_DATA'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache')); monkeypatch.setenv('LOCALAPPDATA', str(tmp_path/'cache'))
+    monkeypatch.setenv('LESSONDL_DATA', str(tmp_path/'data')); (tmp_path/'data').mkdir()
+    monkeypatch.setattr(D, '_offline', False)
+
+
+@pytest.fixture
+def server():
+    "A server on loopback: `files`, whether it knows Range, after how many bytes it hangs up (one number a request)."
+    s = SimpleNamespace(files={'/f.bin': payload}, ranges=True, cuts=[], asked=[], slow=0., status=200, announce=True)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            data, start = s.files.get(self.path), 0
+            s.asked.append((self.path, self.headers.get('Range')))
+            if data is None or s.status != 200: return self.send_error(404 if data is None else s.status)
+            if s.ranges and (asked := self.headers.get('Range')):
+                start = int(asked.removeprefix('bytes=').rstrip('-'))
+                if start >= len(data): return self.send_error(416)
+            self.send_response(206 if start else 200)
+            if start: self.send_header('Content-Range', f'bytes {start}-{len(data) - 1}/{len(data)}')
+            if s.announce: self.send_header('Content-Length', str(len(data) - start))
+            self.end_headers(); time.sleep(s.slow)
+            cut = s.cuts.pop(0) if s.cuts else len(data)
+            self.wfile.write(data[start:start + cut]); self.wfile.flush()
+        def log_message(self, *_): pass
+    http = ThreadingHTTPServer(('127.0.0.1', 0), Handler); http.daemon_threads = True
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    s.url = f'http://127.0.0.1:{http.server_port}/f.bin'; s.base = s.url.removesuffix('/f.bin')
+    s.source = Source('f.bin', (s.url,), len(payload), md5=md5)
+    yield s
+    http.shutdown(); http.server_close()
+
+
+def whole(path): return path.read_bytes() == payload and sorted(p.name for p in path.parent.iterdir()) == ['.f.bin.lock', 'f.bin']
+
+# ---- downloads
+
+def test_download(server, tmp_path):
+    assert whole(download(server.source, tmp_path/'d')) and server.asked == [('/f.bin', None)]
+    download(server.source, tmp_path/'d'); assert len(server.asked) == 1  # it is there
+
+def test_cut_connections_are_resumed(server, tmp_path):
+    server.cuts = [100_000, 1, 50_000]
+    assert whole(download(server.source, tmp_path/'d'))
+    assert [r for _, r in server.asked] == [None, 'bytes=100000-', 'bytes=100001-', 'bytes=150001-']
+
+def test_a_later_run_resumes(server, tmp_path):
+    server.cuts = [1000] * 2
+    with pytest.raises(DownloadError, match='cut after 2,000 of 300,000 bytes'): download(server.source, tmp_path/'d', tries=2)
+    assert (tmp_path/'d'/'f.bin.part').stat().st_size == 2000 and not (tmp_path/'d'/'f.bin').exists()
+    assert whole(download(server.source, tmp_path/'d')) and server.asked[-1][1] == 'bytes=2000-'
+
+def test_server_without_range(server, tmp_path):
+    server.ranges = False; server.cuts = [100_000]
+    assert whole(download(server.source, tmp_path/'d')) and len(server.asked) == 2
+
+def test_nothing_comes_any_more(server, tmp_path):
+    server.cuts = [100_000] + [0] * 20
+    with pytest.raises(DownloadError, match='cut after 100,000'): download(server.source, tmp_path/'d')
+    assert len(server.asked) == 2  # one that brings nothing is not asked ten times
+
+def test_wrong_checksum(server, tmp_path):
+    bad = Source('f.bin', (server.url,), len(payload), sha256='0' * 64)
+    with pytest.raises(DownloadError) as e: download(bad, tmp_path/'d')
+    text = str(e.value)
+    assert 'f.bin' in text and server.url in text and 'sha256' in text and 'expected 000' in text
+    assert 'by hand' in text and 'LESSONDL_DATA' in text and not e.value.offline
+    assert not list((tmp_path/'d').glob('f.bin*'))  # nothing of it is kept
+
+def test_wrong_size_is_refused_before_it_comes(server, tmp_path):
+    with pytest.raises(DownloadError, match='offers 300,000 bytes, expected 5'):
+        download(Source('f.bin', (server.url,), 5), tmp_path/'d')
+
+def test_next_mirror(server, tmp_path):
+    server.files['/other'] = payload[:-1] + bytes([payload[-1] ^ 1])  # the right size, one bit wrong
+    mirrors = (f'{server.base}/other', f'{server.base}/none', server.url)
+    assert whole(download(Source('f.bin', mirrors, len(payload), md5=md5), tmp_path/'d'))
+    assert [p for p, _ in server.asked] == ['/other', '/none', '/f.bin']
+
+def test_leftover_part_of_another_file(server, tmp_path):
+    (tmp_path/'f.bin.part').write_bytes(b'?' * 10)  # ten wrong bytes: resumed, then the checksum says no
+    with pytest.raises(DownloadError, match='md5'): download(server.source, tmp_path)
+    assert download(server.source, tmp_path).read_bytes() == payload
+    (tmp_path/'f.bin').unlink(); (tmp_path/'f.bin.part').write_bytes(b'?' * 400_000)  # longer than the file: 416
+    assert download(server.source, tmp_path).read_bytes() == payload
+
+def test_whole_part_needs_no_network(tmp_path):
+    (tmp_path/'f.bin.part').write_bytes(payload)
+    assert download(Source('f.bin', ('http://127.0.0.1:9/f.bin',), len(payload), md5=md5), tmp_path).exists()
+
+def test_no_length_announced(server, tmp_path):
+    server.announce = False
+    assert whole(download(server.source, tmp_path/'d'))
+    server.cuts = [7]
+    assert download(Source('g.bin', (server.url,)), tmp_path/'d').stat().st_size == 7  # nothing known: nothing to check
+
+@pytest.mark.parametrize('status', [403, 404, 500, 503])
+def test_http_errors(server, tmp_path, status):
+    server.status = status
+    with pytest.raises(DownloadError, match=str(status)) as e: download(server.source, tmp_path/'d')
+    assert not e.value.offline
+
+def test_disk_full_is_seen_before(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(D.shutil, 'disk_usage', lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DownloadError, match='disk is full.*300,000 bytes to come, 1,000 free.*Make room'):
+        download(server.source, tmp_path/'d')
+
+def test_disk_full_in_the_middle(server, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, f): self.f, self.n = f, 0
+        def __enter__(self): return self
+        def __exit__(self, *a): self.f.close()
+        def write(self, b):
+            self.n += len(b)
+            if self.n > 100_000: raise OSError(errno.ENOSPC, 'No space left on device')
+            return self.f.write(b)
+    monkeypatch.setattr(D, 'open', lambda p, m='r': Full(open(p, m)) if str(p).endswith('.part') and m[0] in 'aw' else open(p, m),
+                        raising=False)
+    with pytest.raises(DownloadError, match='disk is full'): download(server.source, tmp_path/'d')
+    monkeypatch.undo()
+    assert whole(download(server.source, tmp_path/'d')) and server.asked[-1][1].startswith('bytes=')
+
+def test_two_at_once(server, tmp_path):
+    server.slow = .3
+    got = []
+    ts = [threading.Thread(target=lambda: got.append(download(server.source, tmp_path/'d'))) for _ in range(3)]
+    for t in ts: t.start()
+    for t in ts: t.join()
+    assert len(got) == 3 and len(server.asked) == 1 and whole(got[0])
+
+def test_two_processes_at_once(server, tmp_path):
+    server.slow = .5
+    code = ('import sys; from lessondl.datasets import *; from lessondl.datasets import Source, download\n'
+            'download(Source("f.bin", (sys.argv[1],), 300000), sys.argv[2])')
+    ps = [subprocess.Popen([sys.executable, '-c', code, server.url, str(tmp_path/'d')], stdout=subprocess.PIPE) for _ in range(2)]
+    assert [p.communicate(timeout=60) and p.returncode for p in ps] == [0, 0]
+    assert len(server.asked) == 1 and whole(tmp_path/'d'/'f.bin')
+
+def test_lock_of_a_dead_process_is_free(server, tmp_path):
+    code = ('import sys, os; from pathlib import Path; from lessondl.datasets import _lock\n'
+            'with _lock(Path(sys.argv[1])): os._exit(1)')
+    subprocess.run([sys.executable, '-c', code, str(tmp_path/'.f.bin.lock')], timeout=60)
+    assert (tmp_path/'.f.bin.lock').exists()
+    t = time.monotonic(); download(server.source, tmp_path); assert time.monotonic() - t < 2
+
+def test_dead_network_fails_fast_and_is_asked_once(monkeypatch, capsys):
+    draw = D.cifar10_standin; monkeypatch.setattr(D, 'cifar10_standin', lambda *_: draw(20, 10))  # quicker
+    asked = []
+    def hang(req, timeout): asked.append(req.full_url); time.sleep(60)  # a name server that never answers
+    monkeypatch.setattr(D.urllib.request, 'urlopen', hang)
+    monkeypatch.setattr(D, 'download', lambda s, f=None, real=download: real(s, f, timeout=.2))
+    t = time.monotonic()
+    *_, classes = cifar10(); text = D.nietzsche(); D.tiny_shakespeare(); cifar10()
+    assert time.monotonic() - t < 10 and len(asked) == 2  # the two mirrors of the first set, once
+    assert classes == D.standin_classes and text == D.text_corpus()
+    said = capsys.readouterr().out
+    assert said.count('no network') == 1 and 'CIFAR-10 stand-in' in said and 'Nietzsche stand-in' in said
+    assert 'LESSONDL_DATA' in said and str(D.write_root()) in said
+
+def test_refused_connection_is_offline(tmp_path):
+    with pytest.raises(DownloadError) as e: download(Source('f.bin', ('http://127.0.0.1:9/f.bin',)), tmp_path)
+    assert e.value.offline and 'refused' in str(e.value)
+
+def test_fetch(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(D.sources, 'mine', server.source)
+    assert fetch('mine') == D.cache_root()/'f.bin'       # a folder that the reader named is read, never written
+    assert list((tmp_path/'data').iterdir()) == []
+    (tmp_path/'data'/'f.bin').write_bytes(b'my own'); assert fetch('mine') == tmp_path/'data'/'f.bin'
+    with pytest.raises(ValueError, match='no source named .cifar11.*cifar10'): fetch('cifar11')
+
+@pytest.mark.parametrize('env', ['LESSONDL_SAMPLE', 'IN_TEST'])
+def test_sample_mode_touches_no_network(monkeypatch, env, capsys):
+    monkeypatch.setenv(env, '1')
+    monkeypatch.setattr(D.urllib.request, 'urlopen', lambda *a, **k: pytest.fail('asked the network'))
+    assert cifar10()[0].shape == (500, 32, 32, 3) and len(D.nietzsche()) == len(D.tiny_shakespeare()) == 20_000
+    with pytest.raises(DownloadError, match='LESSONDL_SAMPLE'): fetch('cifar10')
+    assert capsys.readouterr().out.count('\n') == 3  # one line each
+
+def test_sample_only(monkeypatch):
+    assert not D.sample_only()
+    monkeypatch.setenv('IN_TEST', '1'); assert D.sample_only()
+    monkeypatch.setenv('LESSONDL_SAMPLE', '0'); assert not D.sample_only()
+    monkeypatch.delenv('IN_TEST'); monkeypatch.setenv('LESSONDL_SAMPLE', '1'); assert D.sample_only()
+
+def test_known_checksums():
+    "The figures by which the real files are known, as their publishers and other libraries give them."
+    assert D.sources['cifar10'].size == 170498071 and D.sources['cifar10'].md5 == 'c58f30108f718f92721af3b95e74349a'
+    for s in D.sources.values(): assert s.size and all(u.startswith('https://') for u in s.urls)
+
+# ---- archives
+
+def tar_of(path, *entries):
+    with tarfile.open(path, 'w:gz') as t:
+        for name, kind, data in entries:
+            m = tarfile.TarInfo(name); m.type = kind
+            if kind == tarfile.REGTYPE: m.size = len(data); t.addfile(m, io.BytesIO(data))
+            else: m.linkname = data; t.addfile(m)
+    return path
+
+good = ('a/b.txt', tarfile.REGTYPE, b'hello')
+evil = [('../out.txt', tarfile.REGTYPE, b'x'), ('/etc/out.txt', tarfile.REGTYPE, b'x'), ('a/../../out', tarfile.REGTYPE, b'x'),
+        ('C:/out.txt', tarfile.REGTYPE, b'x'), ('..\\out.txt', tarfile.REGTYPE, b'x'),
+        ('link', tarfile.SYMTYPE, '/etc'), ('hard', tarfile.LNKTYPE, 'a/b.txt'), ('pipe', tarfile.FIFOTYPE, ''),
+        ('dev', tarfile.CHRTYPE, '')]
+
+def test_unpack(tmp_path):
+    assert (unpack(tar_of(tmp_path/'x.tgz', good), tmp_path/'out')/'a'/'b.txt').read_text() == 'hello'
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z: z.writestr('a/', ''); z.writestr('a/b.txt', 'hello')
+    assert (unpack(tmp_path/'x.zip', tmp_path/'out2')/'a'/'b.txt').read_text() == 'hello'
+    assert unpack(tmp_path/'missing.zip', tmp_path/'out') == tmp_path/'out'  # already unpacked
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name[:3] in ('out', '.un')) == ['out', 'out2']
+
+@pytest.mark.parametrize('entry', evil, ids=lambda e: e[0])
+def test_unpack_refuses(tmp_path, entry):
+    (tmp_path/'in').mkdir(); home = tmp_path/'home'; home.mkdir()
+    with pytest.raises(ValueError, match='x.tgz.*(outside|link or a device)'):
+        unpack(tar_of(tmp_path/'in'/'x.tgz', good, entry), home/'out')
+    assert list(home.iterdir()) == [] and not (tmp_path/'out.txt').exists()  # not even the good entry
+
+def test_unpack_zip_refuses(tmp_path):
+    for k, name in enumerate(['../out.txt', '/out.txt']):
+        with zipfile.ZipFile(tmp_path/f'{k}.zip', 'w') as z: z.writestr(name, 'x')
+        with pytest.raises(ValueError, match='outside'): unpack(tmp_path/f'{k}.zip', tmp_path/'o')
+    with zipfile.ZipFile(tmp_path/'l.zip', 'w') as z:
+        m = zipfile.ZipInfo('link'); m.external_attr = 0o120777 << 16; z.writestr(m, '/etc')
+    with pytest.raises(ValueError, match='link'): unpack(tmp_path/'l.zip', tmp_path/'o')
+
+@given(st.lists(st.sampled_from(['..', 'a', '.', '', 'b.txt', '/', '\\', 'C:']), min_size=1, max_size=5), st.sampled_from('/\\'))
+def test_no_name_leads_outside(parts, sep):
+    name = sep.join(parts)
+    try: D._check_member(name, True, Path('x.tgz'))
+    except ValueError: return
+    base = Path('/base').resolve()
+    assert base in [(base/name).resolve(), *(base/name).resolve().parents] and not name.startswith('/')
+
+@pytest.mark.parametrize('keep', [0, 10, 200])
+def test_damaged_archives(tmp_path, keep):
+    tar_of(tmp_path/'w.tgz', ('a', tarfile.REGTYPE, os.urandom(1000)))
+    (tmp_path/'x.tgz').write_bytes((tmp_path/'w.tgz').read_bytes()[:keep])
+    with pytest.raises(ValueError, match='x.tgz is damaged or incomplete.*delete it'): unpack(tmp_path/'x.tgz', tmp_path/'o')
+
+# ---- CIFAR-10 in every layout
+
+names = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck']
+rng = np.random.default_rng(0)
+small = {s: rng.integers(0, 256, (10, n, 32, 32, 3), dtype=np.uint8) for s, n in (('train', 3), ('test', 2))}
+
+def folder_of(root, ext='png'):
+    for s, x in small.items():
+        for c, name in enumerate(names):
+            (root/s/name).mkdir(parents=True)
+            for i, px in enumerate(x[c]): Image.fromarray(px).save(root/s/name/f'{i:04}.{ext}')
+    (root/'labels.txt').write_text('\n'.join(names)); return root
+
+def batches_of(root):
+    root.mkdir(parents=True)
+    flat = lambda x: x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    for i in range(1, 6):  # two classes a batch
+        x = small['train'][2*i - 2:2*i].reshape(-1, 32, 32, 3)
+        d = {b'data': flat(x), b'labels': [c for c in (2*i - 2, 2*i - 1) for _ in range(3)], b'batch_label': b'?'}
+        (root/f'data_batch_{i}').write_bytes(pickle.dumps(d, 2))
+    d = {b'data': flat(small['test'].reshape(-1, 32, 32, 3)), b'labels': [c for c in range(10) for _ in range(2)]}
+    (root/'test_batch').write_bytes(pickle.dumps(d, 2)); return root
+
+def packed(path, folder):
+    with tarfile.open(path, 'w:gz') as t: t.add(folder, folder.name)
+    return path
+
+def same(got):
+    tx, ty, vx, vy, classes = got
+    assert classes == D.cifar10_classes and ty.dtype == vy.dtype == np.int64 and tx.dtype == vx.dtype == np.uint8
+    for x, y, want in ((tx, ty, small['train']), (vx, vy, small['test'])):
+        assert len(x) == len(y) == 10*want.shape[1]
+        for c in range(10):
+            assert sorted(p.tobytes() for p in x[y == c]) == sorted(p.tobytes() for p in want[c])
+    assert isinstance(tx, np.memmap)
+
+@pytest.mark.parametrize('layout', ['folder', 'tgz', 'batches', 'tar.gz'])
+def test_layouts(tmp_path, layout):
+    data = tmp_path/'data'
+    if layout == 'folder': folder_of(data/'cifar10')
+    if layout == 'tgz': packed(data/'cifar10.tgz', folder_of(tmp_path/'x'/'cifar10'))
+    if layout == 'batches': batches_of(data/'cifar-10-batches-py')
+    if layout == 'tar.gz': packed(data/'cifar-10-python.tar.gz', batches_of(tmp_path/'x'/'cifar-10-batches-py'))
+    before = sorted(data.rglob('*'))
+    same(cifar10()); same(cifar10(data))
+    assert sorted(data.rglob('*')) == before  # the reader's folder is never written
+    caches = list(D.cache_root().glob('cifar10-*')); assert len(caches) == 1
+    t = time.perf_counter(); cifar10(); assert time.perf_counter() - t < .1
+
+def test_root_itself(tmp_path):
+    same(cifar10(folder_of(tmp_path/'pictures'))); same(cifar10(packed(tmp_path/'my.tgz', tmp_path/'pictures')))
+    same(cifar10(batches_of(tmp_path/'b')))
+    with pytest.raises(FileNotFoundError, match='no CIFAR-10 in.*expected one of'): cifar10(tmp_path/'cache')
+
+def test_read_only_memory(tmp_path):
+    "What a reader writes into the arrays stays in memory."
+    folder_of(tmp_path/'data'/'cifar10'); a = cifar10()[0]; first = a[0].copy(); a[0] = 0
+    assert (cifar10()[0][0] == first).all()
+
+def test_changed_source_is_read_anew(tmp_path):
+    folder_of(tmp_path/'data'/'cifar10'); cifar10()
+    Image.fromarray(small['train'][0, 0]).save(tmp_path/'data'/'cifar10'/'train'/'cat'/'new.png')
+    assert len(cifar10()[0]) == 31
+
+def test_damaged_cache_is_made_anew(tmp_path):
+    folder_of(tmp_path/'data'/'cifar10'); cifar10()
+    cache = next(D.cache_root().glob('cifar10-*')); b = (cache/'train_x.npy').read_bytes()
+    (cache/'train_x.npy').write_bytes(b[:1000]); same(cifar10())
+    (cache/'test_y.npy').unlink(); same(cifar10())
+
+def test_leftovers_are_swept(tmp_path):
+    (D.cache_root()/'.cifar10-dead').mkdir(parents=True); folder_of(tmp_path/'data'/'cifar10'); cifar10()
+    assert not (D.cache_root()/'.cifar10-dead').exists()
+
+def test_no_room_for_the_cache(tmp_path, monkeypatch, capsys):
+    folder_of(tmp_path/'data'/'cifar10')
+    def full(*_, **__): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(D.np, 'save', full)
+    assert len(cifar10()[0]) == 30 and 'no cache of CIFAR-10' in capsys.readouterr().out
+    assert not list(D.cache_root().glob('*cifar10-*'))
+
+@pytest.mark.parametrize('mode', ['L', 'RGBA', 'CMYK', 'I;16', 'P', '1'])
+def test_other_picture_modes_become_rgb(tmp_path, mode):
+    root = folder_of(tmp_path/'c'); file = root/'train'/'cat'/('z.jpg' if mode == 'CMYK' else 'z.png')
+    im = Image.fromarray(np.full((32, 32), 40_000, np.uint16)) if mode == 'I;16' else Image.new('RGB', (32, 32), (200, 100, 50)).convert(mode)
+    im.save(file)
+    tx, ty, *_ = cifar10(root)
+    assert tx.shape == (31, 32, 32, 3)
+    if mode == 'I;16': assert any((p == 40_000 >> 8).all() for p in tx[ty == 3])
+
+def test_bad_pictures_are_named(tmp_path):
+    root = folder_of(tmp_path/'c'); bad = root/'train'/'cat'/'bad.jpg'
+    bad.write_text('no picture'); pytest.raises(ValueError, cifar10, root).match('bad.jpg cannot be read as a picture')
+    b = io.BytesIO(); Image.fromarray(small['train'][0, 0]).save(b, 'jpeg'); bad.write_bytes(b.getvalue()[:300])
+    pytest.raises(ValueError, cifar10, root).match('bad.jpg cannot be read as a picture.*(?i:truncated)')
+    Image.new('RGB', (1, 1)).save(bad); pytest.raises(ValueError, cifar10, root).match('bad.jpg is 1x1 pixels, expected 32x32')
+    bad.write_bytes(b''); pytest.raises(ValueError, cifar10, root).match('bad.jpg cannot be read')
+
+def test_missing_parts_are_named(tmp_path):
+    (tmp_path/'e'/'train').mkdir(parents=True); pytest.raises(ValueError, cifar10, tmp_path/'e').match('holds no pictures')
+    root = folder_of(tmp_path/'c')
+    for p in (root/'test'/'dog').iterdir(): p.unlink()
+    pytest.raises(ValueError, cifar10, root).match('no pictures in test/dog')
+    (batches_of(tmp_path/'b')/'data_batch_3').unlink(); pytest.raises(ValueError, cifar10, tmp_path/'b').match('lacks data_batch_3')
+    (tmp_path/'b'/'data_batch_3').write_bytes(b'garbage'); pytest.raises(ValueError, cifar10, tmp_path/'b').match('data_batch_3 cannot be read')
+
+def test_a_pickle_runs_no_program(tmp_path):
+    class Evil:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'owned'),)
+    (batches_of(tmp_path/'b')/'data_batch_1').write_bytes(pickle.dumps(Evil()))
+    pytest.raises(ValueError, cifar10, tmp_path/'b').match('asks for .*mkdir'); assert not (tmp_path/'owned').exists()
+
+def test_archive_with_links_is_refused(tmp_path):
+    tar_of(tmp_path/'data'/'cifar10.tgz', ('cifar10/train/cat/a.png', tarfile.SYMTYPE, '/etc/passwd'))
+    with pytest.raises(ValueError, match='link or a device'): cifar10()
+    (tmp_path/'data'/'cifar10.tgz').write_bytes(b'half a file')
+    with pytest.raises(ValueError, match='cifar10.tgz is damaged'): cifar10()
+
+def test_typo_in_the_folder_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv('LESSONDL_DATA', str(tmp_path/'nowhere')); monkeypatch.setattr(D, '_offline', True)
+    monkeypatch.setattr(D, 'cifar10_standin', lambda *_: (0,)*5)
+    cifar10(); assert 'nowhere, and there is no such folder' in capsys.readouterr().out
+
+def test_texts(tmp_path, monkeypatch):
+    (tmp_path/'data'/'nietzsche.txt').write_text('Thus', encoding='utf-8'); assert D.nietzsche() == 'Thus'
+    (tmp_path/'data'/'nietzsche.txt').write_bytes(b'\xff\xfe\x00'); pytest.raises(ValueError, D.nietzsche).match('nietzsche.txt is not a text')
+
+def test_new_memory_of_a_second_call(tmp_path):
+    "A set of 90 MB: the second call in a new process maps it and reads none of it."
+    psutil = pytest.importorskip('psutil')
+    x = np.zeros((30_000, 32, 32, 3), np.uint8); y = np.arange(30_000) % 10
+    folder_of(tmp_path/'data'/'cifar10')
+    D._cached(tmp_path/'data'/'cifar10', lambda _: {'train_x': x, 'train_y': y, 'test_x': x[:9], 'test_y': y[:9],
+                                                     'classes': np.array(names)})
+    had = psutil.Process().memory_info().rss; t = time.perf_counter(); got = cifar10()
+    assert time.perf_counter() - t < .1 and psutil.Process().memory_info().rss - had < 50e6 and got[0].shape == x.shape
+
+# ---- stand-ins
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1100), st.integers(0, 50), st.integers(0, 5))
+def test_standin(n_train, n_test, seed):
+    tx, ty, vx, vy, classes = D.cifar10_standin(n_train, n_test, seed)
+    assert tx.shape == (n_train, 32, 32, 3) and vx.shape == (n_test, 32, 32, 3) and tx.dtype == np.uint8 and ty.dtype == np.int64
+    assert len(classes) == 10 and np.ptp(np.bincount(ty, minlength=10)) <= 1
+    again = D.cifar10_standin(n_train, n_test, seed); assert (again[0] == tx).all() and (again[1] == ty).all()
+
+def test_standin_is_quick():
+    t = time.perf_counter(); D.cifar10_standin(500, 0); assert time.perf_counter() - t < 1.5  # 0.15 s on an idle core
+
+def test_standin_colours_say_nothing():
+    "The mean colour of a picture predicts its class hardly better than a guess (10%)."
+    tx, ty, vx, vy, _ = D.cifar10_standin(2000, 500)
+    f = lambda x: np.concatenate([x.mean((1, 2)), x.std((1, 2))], 1)
+    a, b = f(tx), f(vx); near = np.linalg.norm(b[:, None] - a[None], axis=-1).argsort(1)[:, :15]
+    votes = np.array([np.bincount(v, minlength=10).argmax() for v in ty[near]]); assert (votes == vy).mean() < .25
+
+def test_digits_are_real():
+    x, y = D.digits()
+    assert x.shape == (5000, 28, 28) and x.dtype == np.uint8 and y.dtype == np.int64 and (np.bincount(y) == 500).all()
+    sha = '458f1ccd72e6b1fb77f331e7100b7fed0c04b5a813d21022a9a49a28d55cd816'
+    check_file(Path(D.__file__).with_name('digits.npz'), Source('digits.npz', (), sha256=sha))
+    assert Path(D.__file__).with_name('digits.npz').stat().st_size < 900_000
+
+# ---- folders
+
+def test_roots(monkeypatch, tmp_path):
+    assert D.data_root() == tmp_path/'data' and D.write_root() == D.cache_root()
+    monkeypatch.delenv('LESSONDL_DATA')
+    course = Path(D.__file__).resolve().parent.parent
+    if (course/'settings.ini').exists(): assert D.data_root() == course/'data'
+    monkeypatch.setattr(D, '__file__', str(tmp_path/'site-packages'/'lessondl'/'datasets.py'))
+    assert D.data_root() == D.write_root() == D.cache_root() == tmp_path/'cache'/'lessondl'

@@ -1,0 +1,70 @@
+"`lessondl.plots`: any layout of a picture, any number of pictures."
+import matplotlib
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lessondl.plots import show_image, show_images
+
+rng = np.random.default_rng(0)
+rgb = rng.integers(0, 256, (8, 6, 3), dtype=np.uint8)
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close('all')
+
+def shown(ax): return np.asarray(ax.images[0].get_array())
+
+def test_layouts_show_the_same():
+    for x in (rgb, rgb.transpose(2, 0, 1), torch.from_numpy(rgb), torch.from_numpy(rgb).permute(2, 0, 1)):
+        assert (shown(show_image(x)) == rgb).all()
+    grey = rgb[..., 0]
+    for x in (grey, grey[None], grey[..., None], torch.from_numpy(grey)[None]): assert (shown(show_image(x)) == grey).all()
+
+def test_three_rows_are_not_three_channels():
+    "A picture whose last axis is a channel axis is taken channels last, whatever its height."
+    assert shown(show_image(rgb[:3])).shape == (3, 6, 3)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_denormalised(dtype):
+    mean, std = (.4914, .48216, .44653), (.24703, .24349, .26159)
+    x = torch.from_numpy(rgb).permute(2, 0, 1).float()/255
+    n = (x - torch.tensor(mean)[:, None, None])/torch.tensor(std)[:, None, None]
+    got = shown(show_image(n.to(dtype).requires_grad_(), mean=mean, std=std))
+    assert np.abs(got*255 - rgb).max() < (3 if dtype in (torch.bfloat16, torch.float16) else .01)
+
+def test_grey_uint8_keeps_its_range():
+    "A dark picture stays dark: not stretched to black and white."
+    assert show_image(np.full((4, 4), 100, np.uint8)).images[0].get_clim() == (0, 255)
+    assert show_image(np.eye(3)*7).images[0].get_clim() == (0, 7)  # an activation: its own range
+
+def test_ranges_outside_are_clipped_quietly(recwarn):
+    show_image(rgb/255*2 - .5); assert not [w for w in recwarn if 'lipping' in str(w.message)]
+
+@pytest.mark.parametrize('shape', [(), (3,), (2, 3, 4, 5), (5, 7, 9)])
+def test_errors_name_the_shape(shape):
+    with pytest.raises(ValueError, match=r'expected one picture.*got shape \['): show_image(np.zeros(shape))
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(1, 30), st.one_of(st.none(), st.integers(1, 12)))
+def test_grid_shows_exactly_n(n, cols):
+    axes = show_images([rgb]*n, [str(i) for i in range(n)], cols=cols)
+    assert len(axes) == n == len(axes[0].figure.axes) and [a.get_title() for a in axes] == [str(i) for i in range(n)]
+    plt.close('all')
+
+def test_grid_of_a_batch_and_errors():
+    assert len(show_images(torch.rand(5, 3, 8, 8))) == 5
+    with pytest.raises(ValueError, match='no pictures'): show_images([])
+    with pytest.raises(ValueError, match='2 pictures but 1 titles'): show_images([rgb, rgb], ['a'])
+
+def test_no_torch_at_import():
+    import subprocess, sys  # noqa: E401
+    code = 'import lessondl.plots, lessondl.datasets, sys; print("torch" in sys.modules, "matplotlib" in sys.modules)'
+    import os
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    assert subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True).stdout.split() == ['False', 'False']
