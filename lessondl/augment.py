@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['augmentations', 'as_float', 'take_pixels', 'flip', 'reflect', 'pad_crop', 'symmetries', 'dihedral', 'rotate_zoom', 'lighting', 'Augment', 'augmentation']
+__all__ = ['augmentations', 'take_pixels', 'flip', 'reflect', 'pad_crop', 'as_float', 'rotate_zoom', 'lighting', 'symmetries', 'dihedral', 'Augment', 'augmentation']
 
 # %% ../nbs/06_data.ipynb #16315342
 from collections.abc import Callable, Sequence
@@ -14,16 +14,11 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/06_data.ipynb #3508210f
-def as_float(x: torch.Tensor) -> torch.Tensor:
-    "Pictures as float32 in [0, 1]: uint8 is divided by 255, float stays as it is. Lesson 06_data."
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
-
-# %% ../nbs/06_data.ipynb #c3e6b2bf
+# %% ../nbs/06_data.ipynb #f80d34e9
 def take_pixels(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Every picture's own choice of pixels, by one gather for the whole batch. Lesson 06_data.
 
-    `x` [B,C,H,W], `index` int64 [B,H2,W2] with values r*W + c in [0, H*W) -> [B,C,H2,W2] in channels-last memory."""
+    `x` [B,C,H,W], `index` int64 [B,H2,W2] of pixels r*W + c -> [B,C,H2,W2] in channels-last memory."""
     b, c, h, w = x.shape
     pixels = x.permute(0, 2, 3, 1).reshape(b * h * w, c)       # no copy where memory is channels-last
     index = index + torch.arange(b).view(b, 1, 1) * (h * w)
@@ -40,21 +35,22 @@ def flip(x: torch.Tensor,        # pictures [B,C,H,W]
     cols = torch.where(torch.rand(b, 1, generator=g) < p, cols.flip(0), cols)              # [B,W]
     return take_pixels(x, torch.arange(h).view(h, 1) * w + cols[:, None, :])
 
-# %% ../nbs/06_data.ipynb #5fd18357
+# %% ../nbs/06_data.ipynb #eb9c4287
 def reflect(i: torch.Tensor, n: int) -> torch.Tensor:
-    "Fold positions outside [0, n) back at the edge pixels, as a mirror there would: -1 -> 1, n -> n-2. Lesson 06_data."
+    "Positions outside [0, n) folded back at the edge pixels: -1 -> 1, n -> n-2. Lesson 06_data."
     period = max(2 * (n - 1), 1)
     i = i % period
     return torch.minimum(i, period - i).clamp_(max=n - 1)
 
-# %% ../nbs/06_data.ipynb #521a0944
+# %% ../nbs/06_data.ipynb #30bf4045
 def pad_crop(x: torch.Tensor,            # pictures [B,C,H,W]
              g: torch.Generator,         # where the draws come from
              pad: int,                   # pixels added on each side
              mode: str = 'reflect'       # what the border shows: 'reflect' or 'zeros'
             ) -> torch.Tensor:
-    "Pad by `pad` pixels and cut out a window of the old size, at a place of its own for each picture. Lesson 06_data."
-    if mode not in ('reflect', 'zeros'): raise ValueError(f"pad_crop: mode is 'reflect' or 'zeros', not {mode!r}")
+    "Pad by `pad` pixels and cut a window of the old size, at each picture's own place. Lesson 06_data."
+    if mode not in ('reflect', 'zeros'):
+        raise ValueError(f"pad_crop: mode is 'reflect' or 'zeros', not {mode!r}")
     if pad < 0: raise ValueError(f'pad_crop: pad is a number of pixels, 0 or more, not {pad}')
     b, c, h, w = x.shape
     shift = torch.randint(-pad, pad + 1, (2, b, 1), generator=g)
@@ -64,31 +60,19 @@ def pad_crop(x: torch.Tensor,            # pictures [B,C,H,W]
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
     return out.masked_fill_(~inside[:, None], 0)
 
-# %% ../nbs/06_data.ipynb #8a7ad9ba
-def symmetries(n: int) -> torch.Tensor:
-    """The eight symmetries of the square as pixel positions [8,n,n]: four quarter turns, then the four
-    quarter turns of the mirrored square. Number 0 leaves the picture as it is. Lesson 06_data."""
-    square = torch.arange(n * n).view(n, n)
-    return torch.stack([s.rot90(k) for s in (square, square.flip(1)) for k in range(4)])
+# %% ../nbs/06_data.ipynb #3508210f
+def as_float(x: torch.Tensor) -> torch.Tensor:
+    "Pictures as float32 in [0, 1]: uint8 is divided by 255, float stays as it is. Lesson 06_data."
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
 
-# %% ../nbs/06_data.ipynb #30fc307d
-def dihedral(x: torch.Tensor,        # square pictures [B,C,S,S]
-             g: torch.Generator      # where the draws come from
-            ) -> torch.Tensor:
-    "One of the eight symmetries of the square for each picture. For pictures with no up: from above. Lesson 06_data."
-    b, c, h, w = x.shape
-    if h != w: raise ValueError(f'dihedral turns squares; these pictures are {h} high and {w} wide: give size=... '
-                                'to cut squares out of them, or take an augmentation without it')
-    return take_pixels(x, symmetries(h)[torch.randint(8, (b,), generator=g)])
-
-# %% ../nbs/06_data.ipynb #742cd883
+# %% ../nbs/06_data.ipynb #ec6bbd18
 def rotate_zoom(x: torch.Tensor,             # pictures [B,C,H,W]
                 g: torch.Generator,          # where the draws come from
                 degrees: float = 10,         # turn by an angle in [-degrees, degrees]
                 max_zoom: float = 1.0,       # enlarge by a factor in [1, max_zoom]
                 mode: str = 'reflection'     # what comes in from outside: 'reflection', 'zeros' or 'border'
                ) -> torch.Tensor:
-    "Turn and enlarge each picture by an angle and a factor of its own, about its middle -> float32. Lesson 06_data."
+    "Turn and enlarge each picture by its own angle and factor, about its middle -> float32. Lesson 06_data."
     if max_zoom < 1: raise ValueError(f'rotate_zoom: max_zoom is a factor of 1 or more, not {max_zoom}')
     x = as_float(x)
     b, c, h, w = x.shape
@@ -96,23 +80,41 @@ def rotate_zoom(x: torch.Tensor,             # pictures [B,C,H,W]
     angle = torch.deg2rad((2 * u[0] - 1) * degrees)
     zoom = 1 + u[1] * (max_zoom - 1)
     cos, sin, zero = angle.cos() / zoom, angle.sin() / zoom, torch.zeros(b)
+    # affine_grid measures both axes from -1 to 1, whatever their lengths: h / w keeps right angles right
     theta = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], 1).view(b, 2, 3)
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     return F.grid_sample(x, grid, mode='bilinear', padding_mode=mode, align_corners=False)
 
-# %% ../nbs/06_data.ipynb #65cedaed
+# %% ../nbs/06_data.ipynb #89706e4e
 def lighting(x: torch.Tensor,             # pictures [B,C,H,W]
              g: torch.Generator,          # where the draws come from
-             brightness: float = 0.05,    # add up to this share of the whole range, or take it away
-             contrast: float = 0.05       # stretch about the picture's mean by a factor in [1-contrast, 1+contrast]
+             brightness: float = 0.05,    # b in [-brightness, brightness], as a share of the whole range
+             contrast: float = 0.05       # k in [1 - contrast, 1 + contrast]
             ) -> torch.Tensor:
-    "Brightness and contrast of each picture's own -> float32, kept within [0, 1]. Lesson 06_data."
+    "Each picture's own brightness and contrast -> float32, kept within [0, 1]. Lesson 06_data."
     x = as_float(x)
     u = 2 * torch.rand(2, len(x), 1, 1, 1, generator=g) - 1
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * (1 + u[0] * contrast)).add_(mean + u[1] * brightness).clamp_(0, 1)
 
-# %% ../nbs/06_data.ipynb #5dc6d51e
+# %% ../nbs/06_data.ipynb #bae725f6
+def symmetries(n: int) -> torch.Tensor:
+    """The eight symmetries of the square as pixel positions [8,n,n]: four quarter turns, then the four
+    quarter turns of the mirrored square. Number 0 changes nothing. Lesson 06_data."""
+    square = torch.arange(n * n).view(n, n)
+    return torch.stack([s.rot90(k) for s in (square, square.flip(1)) for k in range(4)])
+
+# %% ../nbs/06_data.ipynb #c02df74c
+def dihedral(x: torch.Tensor,        # square pictures [B,C,S,S]
+             g: torch.Generator      # where the draws come from
+            ) -> torch.Tensor:
+    "One of the eight symmetries of the square for each picture; for views from above. Lesson 06_data."
+    b, c, h, w = x.shape
+    if h != w: raise ValueError(f'dihedral turns squares; these pictures are {h} high and {w} wide: give size=... '
+                                'to cut squares out of them, or take an augmentation without it')
+    return take_pixels(x, symmetries(h)[torch.randint(8, (b,), generator=g)])
+
+# %% ../nbs/06_data.ipynb #34d986ab
 class Augment:
     """Several steps `(x, g) -> x` on a batch [B,C,H,W], one after the other. Lesson 06_data.
 
@@ -127,16 +129,16 @@ class Augment:
         return x
 
     def __repr__(self):
-        steps = [f"{f.__name__}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})" for f, kwargs in self.steps]
-        return f"Augment {self.name!r}: {' -> '.join(steps) or 'nothing'}"
+        def say(f, kwargs): return f"{f.__name__}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})"
+        return f"Augment {self.name!r}: {' -> '.join(say(*s) for s in self.steps) or 'nothing'}"
 
-# %% ../nbs/06_data.ipynb #dc890d05
+# %% ../nbs/06_data.ipynb #27b95fd7
 augmentations = ('none', 'flip+crop', 'side-on', 'top-down')
 
 def augmentation(name: str,                         # 'none', 'flip+crop', 'side-on' or 'top-down'
                  size: int | tuple[int, int],       # side of the pictures in pixels, or (height, width)
                  *,
-                 pad: int | None = None,            # pad and crop; None: size//8 for 'flip+crop', 0 for the others
+                 pad: int | None = None,            # pad and crop; None: size//8 for 'flip+crop', else 0
                  max_zoom: float | None = None,     # enlarge by up to this factor, 1.1 say; None: not at all
                  pad_mode: str = 'reflect',         # border of pad and crop: 'reflect' or 'zeros'
                  degrees: float = 10,               # largest angle of 'side-on' and 'top-down'
@@ -145,17 +147,15 @@ def augmentation(name: str,                         # 'none', 'flip+crop', 'side
                 ) -> Augment:
     "A named set of augmentations. Lesson 06_data."
     if name not in augmentations:
-        raise ValueError(f"no augmentation is called {name!r}: take one of {', '.join(map(repr, augmentations))}, "
+        raise ValueError(f"no augmentation is called {name!r}: take one of {', '.join(augmentations)}, "
                          'or give an Augment of your own')
+    zoom, turn = max_zoom or 1.0, 0 if name == 'flip+crop' else degrees
     if name == 'none':
-        if pad or (max_zoom or 1) != 1: raise ValueError("augmentation 'none' does nothing, so it takes no pad and no "
-                                                         "max_zoom: take 'flip+crop' for them")
+        if pad or zoom != 1: raise ValueError("'none' does nothing, so no pad and no max_zoom: take 'flip+crop'")
         return Augment([], name)
-    if pad is None and name == 'flip+crop': pad = min(size if isinstance(size, tuple) else (size,)) // 8
+    if pad is None: pad = min(size if isinstance(size, tuple) else (size,)) // 8 if name == 'flip+crop' else 0
     steps = [(dihedral, {}) if name == 'top-down' else (flip, {'p': 0.5})]
     if pad: steps.append((pad_crop, {'pad': pad, 'mode': pad_mode}))
-    turn = 0 if name == 'flip+crop' else degrees
-    if turn or (max_zoom or 1) != 1:
-        steps.append((rotate_zoom, {'degrees': turn, 'max_zoom': max_zoom or 1.0}))
+    if turn or zoom != 1: steps.append((rotate_zoom, {'degrees': turn, 'max_zoom': zoom}))
     if name != 'flip+crop': steps.append((lighting, {'brightness': brightness, 'contrast': contrast}))
     return Augment(steps, name)
