@@ -51,7 +51,8 @@ $(e2e): $(dev)
 install: $(dev)
 
 lab: $(dev)
-	$(bin)/jupyter lab nbs/index.ipynb --ip=127.0.0.1 --port=$(PORT) $(as_root) $(if $(filter no,$(BROWSER)),--no-browser)
+	$(bin)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb --ip=127.0.0.1 --port=$(PORT) $(as_root) \
+		$(if $(filter no,$(BROWSER)),--no-browser)
 
 # One after the other, the quickest first; `make -k test` goes on after a failure.
 test: in-step lint test-lessons test-library
