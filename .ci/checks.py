@@ -1,6 +1,6 @@
 """What must be in step: each check says what is out of step and names the command that mends it.
 
-    python .ci/checks.py [CHECK ...]     export, clean, hidden, outputs, readme; without a name: all of them
+    python .ci/checks.py [CHECK ...]     clean, export, rooms, hidden, outputs, readme; without a name: all
 
 `export` and `clean` work on a copy, so that a check never changes the working tree. Only these two
 need nbdev; the rest is the standard library.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lessons import check as check_outputs
-from lessons import read, readme_with_lessons, root, text
+from lessons import exported, imported, lessons, parse, read, readme_with_lessons, root, text
 
 not_ours = ('.ipynb_checkpoints', '__pycache__', 'models')
 
@@ -134,6 +134,19 @@ def hidden(root: Path = root) -> list[str]:
     return faults
 
 
+def rooms(root: Path = root) -> list[str]:
+    "A room stands only on rooms with a lower number: so says what the modules import from one another."
+    room = {module: path.stem for path in lessons(root) for module in exported(read(path))}
+    faults = []
+    for module in room:
+        path = root / 'lessondl' / f'{module}.py'
+        tree = parse(path.read_text(encoding='utf-8')) if path.exists() else None
+        faults += [f'lessondl/{module}.py, of {room[module]}, imports {other!r} of the later {room[other]}. '
+                   f'Mend: move what it needs into a room below' for other in sorted(imported(tree))
+                   if room.get(other, '')[:2] > room[module][:2]]
+    return faults
+
+
 def outputs(root: Path = root) -> list[str]:
     "The saved outputs come from the code as it is, on real data, and show nothing of one machine."
     return check_outputs(root)
@@ -148,7 +161,7 @@ def readme(root: Path = root) -> list[str]:
     return [] if same else ['README.md lists the lessons as they were. Mend: python .ci/lessons.py readme']
 
 
-checks = dict(clean=clean, export=export, hidden=hidden, outputs=outputs, readme=readme)
+checks = dict(clean=clean, export=export, rooms=rooms, hidden=hidden, outputs=outputs, readme=readme)
 
 
 def main() -> int:

@@ -112,6 +112,12 @@ def code_hash(nb: dict, root: Path = root) -> str:
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 
+def exported(nb: dict) -> list[str]:
+    "The modules that a notebook starts or adds to."
+    modules = re.findall(r'^#\| *(?:default_exp|export) +(\w+)', '\n'.join(code_cells(nb)), re.M)
+    return list(dict.fromkeys(modules))
+
+
 def outputs_hash(nb: dict) -> str:
     "SHA-256 of the saved outputs: it tells when they were changed or removed after the run."
     outputs = [c['outputs'] for c in nb['cells'] if c['cell_type'] == 'code']
@@ -272,8 +278,7 @@ def lesson_row(path: Path) -> str:
     prose = '\n'.join(text(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown')
     quote = re.search(r'^> *(.+(?:\n> *.+)*)', prose, re.M)
     question = re.sub(r'\s*\n> *', ' ', quote[1]).strip().replace('|', r'\|') if quote else ''
-    modules = re.findall(r'^#\| *(?:default_exp|export) +(\w+)', '\n'.join(code_cells(nb)), re.M)
-    exports = ', '.join(f'`{m}`' for m in dict.fromkeys(modules))
+    exports = ', '.join(f'`{m}`' for m in exported(nb))
     seconds = nb['metadata'].get('lessondl', {}).get('seconds')
     return f'| [{path.stem}](nbs/{path.name}) | {question} | {exports} | {duration(seconds)} |'
 

@@ -135,6 +135,14 @@ def test_clean_finds_two_cells_with_one_id(course):
     assert only(checks.clean(course), "'c1'")
 
 
+# ---- rooms ----
+
+def test_rooms_finds_a_room_that_stands_on_a_later_one(course):
+    with (course / 'lessondl' / 'one.py').open('a') as module:
+        module.write('\n\ndef late():\n    from .two import two\n    return two()\n')
+    assert only(checks.rooms(course), 'one.py', '00_one', "'two'", '01_two')
+
+
 # ---- hidden ----
 
 @pytest.mark.parametrize('source, word', [
