@@ -8,43 +8,52 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['show_image', 'show_images']
 
-# %% ../nbs/00_setup.ipynb #4fb4afc0
+# %% ../nbs/00_setup.ipynb #3aa6f1c0
 import numpy as np
 
 def _to_hwc(x, mean=None, std=None) -> np.ndarray:
-    "Any picture as [H,W] or [H,W,C], uint8 or float in [0,1]."
-    if hasattr(x, 'detach'): x = x.detach().cpu(); x = (x.float() if x.is_floating_point() else x).numpy()
-    x = np.asarray(x)
-    if x.ndim == 3 and x.shape[-1] not in (1, 3, 4) and x.shape[0] in (1, 3, 4): x = x.transpose(1, 2, 0)
-    if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[-1] not in (1, 3, 4)):
-        raise ValueError(f'expected one picture [H,W], [H,W,C] or [C,H,W] with C of 1, 3 or 4, got shape {list(x.shape)}')
+    "Any picture as [H,W] or [H,W,C], denormalised if `mean` and `std` are given."
+    if hasattr(x, 'detach'):  # a tensor, whatever its device and type; NumPy knows no bfloat16
+        x = x.detach().cpu(); x = (x.float() if x.is_floating_point() else x).numpy()
+    x = np.asarray(x); colours = (1, 3, 4)
+    if x.ndim == 3 and x.shape[-1] not in colours and x.shape[0] in colours: x = x.transpose(1, 2, 0)
+    if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[-1] not in colours):
+        raise ValueError('expected one picture [H,W], [H,W,C] or [C,H,W] with 1, 3 or 4 channels, '
+                         f'got shape {list(x.shape)}')
     if mean is not None: x = x*np.asarray(std) + np.asarray(mean)
     if x.ndim == 3 and x.shape[-1] == 1: x = x[..., 0]
     return np.clip(x, 0, 1) if x.ndim == 3 and x.dtype != np.uint8 else x
 
-def show_image(x, title: str | None = None, ax=None, mean=None, std=None, cmap: str | None = 'gray', size: float = 2., **kw):
-    """Show one picture: [H,W], [H,W,C] or [C,H,W], uint8 or float in [0,1], tensor or array. Returns the axes.
+def show_image(x, title: str | None = None, ax=None, mean=None, std=None, cmap: str = 'gray',
+               size: float = 2., **kw):
+    """Show one picture, [H,W], [H,W,C] or [C,H,W], uint8 or float in [0,1], tensor or array.
 
-    With `mean` and `std` (one number per channel) a normalised picture is taken back first. `kw` goes to `imshow`."""
+    Returns the axes. `mean` and `std`, one number a channel, take a normalised picture back first. `size`
+    is in inches; `kw` goes to `imshow`. Raises ValueError for any other shape. Lesson `00_setup`."""
     import matplotlib.pyplot as plt
     x = _to_hwc(x, mean, std)
     if ax is None: _, ax = plt.subplots(figsize=(size, size))
     if x.ndim == 2 and x.dtype == np.uint8: kw = {'vmin': 0, 'vmax': 255, **kw}
-    ax.imshow(x, cmap=cmap if x.ndim == 2 else None, **kw); ax.axis('off')
+    ax.imshow(x, cmap=cmap if x.ndim == 2 else None, **{'interpolation': 'nearest', **kw}); ax.axis('off')
     if title is not None: ax.set_title(title, fontsize=9)
     return ax
 
+# %% ../nbs/00_setup.ipynb #d35ba5d2
 def show_images(xs, titles=None, cols: int | None = None, mean=None, std=None, size: float = 1.2, **kw):
-    "Show exactly `len(xs)` pictures in a grid of `cols` columns, with `titles`. Returns their axes as a list."
+    """Show exactly `len(xs)` pictures, as `show_image` takes them, in a grid of `cols` columns.
+
+    Returns their axes. Raises ValueError if there is no picture, or not one title for each. Lesson
+    `00_setup`."""
     import matplotlib.pyplot as plt
     n = len(xs)
     if n == 0: raise ValueError('no pictures to show')
     if titles is not None and len(titles) != n: raise ValueError(f'{n} pictures but {len(titles)} titles')
-    cols = min(cols or min(n, 8), n); rows = -(-n//cols)
-    fig, grid = plt.subplots(rows, cols, figsize=(cols*size, rows*(size + (.25 if titles is not None else 0))), squeeze=False)
+    cols = min(cols or 8, n); rows = -(-n//cols)
+    height = size + (.25 if titles is not None else 0)
+    fig, grid = plt.subplots(rows, cols, figsize=(cols*size, rows*height), squeeze=False)
     for ax in grid.flat[n:]: ax.remove()
     axes = list(grid.flat[:n])
-    for i, (x, ax) in enumerate(zip(xs, axes)):
-        show_image(x, None if titles is None else str(titles[i]), ax, mean, std, **kw)
+    for i, ax in enumerate(axes):
+        show_image(xs[i], None if titles is None else str(titles[i]), ax, mean, std, **kw)
     fig.tight_layout(pad=.3)
     return axes

@@ -442,5 +442,5 @@ def test_roots(monkeypatch, tmp_path):
     monkeypatch.delenv('LESSONDL_DATA')
     course = Path(D.__file__).resolve().parent.parent
     if (course/'settings.ini').exists(): assert D.data_root() == course/'data'
-    monkeypatch.setattr(D, '__file__', str(tmp_path/'site-packages'/'lessondl'/'datasets.py'))
+    monkeypatch.setattr(D, '_package', tmp_path/'site-packages'/'lessondl')
     assert D.data_root() == D.write_root() == D.cache_root() == tmp_path/'cache'/'lessondl'
