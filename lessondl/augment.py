@@ -8,13 +8,13 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['augmentations', 'take_pixels', 'flip', 'reflect', 'pad_crop', 'as_float', 'rotate_zoom', 'lighting', 'symmetries', 'dihedral', 'Augment', 'augmentation']
 
-# %% ../nbs/06_data.ipynb #16315342
+# %% ../nbs/06_data.ipynb #526c5d4d
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
-# %% ../nbs/06_data.ipynb #f80d34e9
+
 def take_pixels(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Every picture's own choice of pixels, by one gather for the whole batch. Lesson 06_data.
 
@@ -23,8 +23,6 @@ def take_pixels(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     pixels = x.permute(0, 2, 3, 1).reshape(b * h * w, c)       # no copy where memory is channels-last
     index = index + torch.arange(b).view(b, 1, 1) * (h * w)
     return pixels.index_select(0, index.reshape(-1)).view(b, *index.shape[1:], c).permute(0, 3, 1, 2)
-
-# %% ../nbs/06_data.ipynb #687b3c63
 def flip(x: torch.Tensor,        # pictures [B,C,H,W]
          g: torch.Generator,     # where the draws come from
          p: float = 0.5          # chance of each picture to be mirrored
@@ -35,14 +33,13 @@ def flip(x: torch.Tensor,        # pictures [B,C,H,W]
     cols = torch.where(torch.rand(b, 1, generator=g) < p, cols.flip(0), cols)              # [B,W]
     return take_pixels(x, torch.arange(h).view(h, 1) * w + cols[:, None, :])
 
-# %% ../nbs/06_data.ipynb #eb9c4287
+# %% ../nbs/06_data.ipynb #f79cb111
 def reflect(i: torch.Tensor, n: int) -> torch.Tensor:
     "Positions outside [0, n) folded back at the edge pixels: -1 -> 1, n -> n-2. Lesson 06_data."
     period = max(2 * (n - 1), 1)
     i = i % period
     return torch.minimum(i, period - i).clamp_(max=n - 1)
 
-# %% ../nbs/06_data.ipynb #30bf4045
 def pad_crop(x: torch.Tensor,            # pictures [B,C,H,W]
              g: torch.Generator,         # where the draws come from
              pad: int,                   # pixels added on each side
@@ -60,12 +57,10 @@ def pad_crop(x: torch.Tensor,            # pictures [B,C,H,W]
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
     return out.masked_fill_(~inside[:, None], 0)
 
-# %% ../nbs/06_data.ipynb #3508210f
+# %% ../nbs/06_data.ipynb #f833e217
 def as_float(x: torch.Tensor) -> torch.Tensor:
     "Pictures as float32 in [0, 1]: uint8 is divided by 255, float stays as it is. Lesson 06_data."
     return x.float().div_(255) if x.dtype == torch.uint8 else x
-
-# %% ../nbs/06_data.ipynb #ec6bbd18
 def rotate_zoom(x: torch.Tensor,             # pictures [B,C,H,W]
                 g: torch.Generator,          # where the draws come from
                 degrees: float = 10,         # turn by an angle in [-degrees, degrees]
@@ -97,21 +92,20 @@ def lighting(x: torch.Tensor,             # pictures [B,C,H,W]
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * (1 + u[0] * contrast)).add_(mean + u[1] * brightness).clamp_(0, 1)
 
-# %% ../nbs/06_data.ipynb #bae725f6
+# %% ../nbs/06_data.ipynb #015d9846
 def symmetries(n: int) -> torch.Tensor:
     """The eight symmetries of the square as pixel positions [8,n,n]: four quarter turns, then the four
     quarter turns of the mirrored square. Number 0 changes nothing. Lesson 06_data."""
     square = torch.arange(n * n).view(n, n)
     return torch.stack([s.rot90(k) for s in (square, square.flip(1)) for k in range(4)])
-
-# %% ../nbs/06_data.ipynb #c02df74c
 def dihedral(x: torch.Tensor,        # square pictures [B,C,S,S]
              g: torch.Generator      # where the draws come from
             ) -> torch.Tensor:
     "One of the eight symmetries of the square for each picture; for views from above. Lesson 06_data."
     b, c, h, w = x.shape
-    if h != w: raise ValueError(f'dihedral turns squares; these pictures are {h} high and {w} wide: give size=... '
-                                'to cut squares out of them, or take an augmentation without it')
+    if h != w:
+        raise ValueError(f'dihedral turns squares; these pictures are {h} high and {w} wide: give size=... '
+                         'to cut squares out of them, or take an augmentation without it')
     return take_pixels(x, symmetries(h)[torch.randint(8, (b,), generator=g)])
 
 # %% ../nbs/06_data.ipynb #34d986ab
@@ -132,7 +126,7 @@ class Augment:
         def say(f, kwargs): return f"{f.__name__}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})"
         return f"Augment {self.name!r}: {' -> '.join(say(*s) for s in self.steps) or 'nothing'}"
 
-# %% ../nbs/06_data.ipynb #27b95fd7
+# %% ../nbs/06_data.ipynb #409ddaa9
 augmentations = ('none', 'flip+crop', 'side-on', 'top-down')
 
 def augmentation(name: str,                         # 'none', 'flip+crop', 'side-on' or 'top-down'
@@ -151,9 +145,9 @@ def augmentation(name: str,                         # 'none', 'flip+crop', 'side
                          'or give an Augment of your own')
     zoom, turn = max_zoom or 1.0, 0 if name == 'flip+crop' else degrees
     if name == 'none':
-        if pad or zoom != 1: raise ValueError("'none' does nothing, so no pad and no max_zoom: take 'flip+crop'")
+        if pad or zoom != 1: raise ValueError("'none' does nothing: take 'flip+crop' for pad or max_zoom")
         return Augment([], name)
-    if pad is None: pad = min(size if isinstance(size, tuple) else (size,)) // 8 if name == 'flip+crop' else 0
+    if pad is None and name == 'flip+crop': pad = (min(size) if isinstance(size, tuple) else size) // 8
     steps = [(dihedral, {}) if name == 'top-down' else (flip, {'p': 0.5})]
     if pad: steps.append((pad_crop, {'pad': pad, 'mode': pad_mode}))
     if turn or zoom != 1: steps.append((rotate_zoom, {'degrees': turn, 'max_zoom': zoom}))

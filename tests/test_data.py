@@ -1,0 +1,390 @@
+"Loaders and ImageData: order, seeds, bad pictures, bad folders, bad labels, and loaders that are not ours."
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+from lessondl.data import (BatchLoader, ImageData, channel_stats, check_labels, check_pictures, check_stats,
+                           list_folder, open_picture, open_pictures, resize)
+
+settings.register_profile('lessons', deadline=None, max_examples=30)
+settings.load_profile('lessons')
+unit = (0., 0., 0.), (1., 1., 1.)
+
+
+def arrays(n=50, m=20, side=8, c=3, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    def make(k): return rng.integers(0, 256, (k, side, side, c), dtype=np.uint8), rng.integers(0, classes, k)
+    return *make(n), *make(m)
+
+
+def epoch(loader): return torch.cat([x for x, y in loader]), torch.cat([y for x, y in loader.batches(loader.epoch - 1)])
+
+
+# --- statistics and the way there and back
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 3]), st.integers(1, 600))
+def test_stats_are_numpys(seed, c, n):
+    x = np.random.default_rng(seed).integers(0, 256, (n, 3, 2, c), dtype=np.uint8)
+    mean, std = channel_stats(x)
+    assert np.allclose(mean, x.mean((0, 1, 2)) / 255, atol=1e-12)
+    assert np.allclose(std, x.std((0, 1, 2)) / 255, atol=1e-7)
+    decimal = (x / 255).astype(np.float32)
+    assert np.allclose(channel_stats(decimal)[0], mean, atol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.booleans())
+def test_there_and_back_is_exact(seed, own):
+    a = arrays(seed=seed)
+    stats = None if own else ((.4, .5, .6), (.2, .25, .3))
+    data = ImageData.from_arrays(*a, stats=stats, bs=7)
+    assert np.array_equal(np.concatenate([data.decode(x) for x, y in data.valid]), a[2])
+    decimal = [(x / 255).astype(np.float32) if x.ndim == 4 else x for x in a]
+    data = ImageData.from_arrays(*decimal, stats=stats, bs=7)
+    assert np.array_equal(np.concatenate([data.decode(x) for x, y in data.valid]), a[2])
+
+
+def test_normalised_by_the_training_set():
+    a = arrays(400)
+    data = ImageData.from_arrays(*a, bs=400)
+    x, y = next(iter(data.train))
+    assert x.mean((0, 2, 3)).abs().max() < 1e-5 and (x.std((0, 2, 3)) - 1).abs().max() < 1e-3
+    assert data.valid.stats == data.train.stats == channel_stats(a[0])
+
+
+def test_a_channel_that_never_changes_becomes_zero():
+    a = list(arrays()); a[0] = a[0].copy(); a[0][..., 1] = 77
+    x, _ = ImageData.from_arrays(*a).one_batch()
+    assert x.isfinite().all() and x[:, 1].abs().max() < 1e-5
+
+
+def test_decode_of_other_types():
+    data = ImageData.from_arrays(*arrays())
+    x, _ = next(iter(data.valid))
+    assert np.abs(data.decode(x.bfloat16()).astype(int) - data.decode(x)).max() <= 2
+    assert np.array_equal(data.decode(x.requires_grad_()), data.decode(x.detach()))
+
+
+# --- the loader
+
+@given(st.integers(1, 40), st.integers(1, 45), st.booleans())
+def test_len_and_last_batch(n, bs, drop_last):
+    x, y = np.zeros((n, 2, 2, 3), np.uint8), np.arange(n)
+    if drop_last and bs > n:
+        with pytest.raises(ValueError, match='no batch'): BatchLoader(x, y, bs, stats=unit, drop_last=True)
+        return
+    loader = BatchLoader(x, y, bs, stats=unit, drop_last=drop_last, shuffle=True)
+    sizes = [len(t) for _, t in loader]
+    assert len(loader) == len(sizes) and sum(sizes) == (n // bs * bs if drop_last else n)
+    assert all(s == bs for s in sizes[:-1])
+
+
+@given(st.integers(0, 1000))
+def test_same_seed_same_epochs(seed):
+    a = arrays()
+    one, two = (ImageData.from_arrays(*a, aug='side-on', seed=seed, bs=16) for _ in range(2))
+    two.one_batch()                                        # looking uses nothing up
+    for _ in zip(two.train.batches(5), range(2), strict=False): pass
+    seen = []
+    for _ in range(3):
+        (x1, y1), (x2, y2) = epoch(one.train), epoch(two.train)
+        assert torch.equal(x1, x2) and torch.equal(y1, y2)
+        assert sorted(y1.tolist()) == sorted(a[1].tolist())
+        seen.append(x1)
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_other_seed_other_epoch():
+    x = [epoch(ImageData.from_arrays(*arrays(), seed=s).train)[0] for s in (0, 1)]
+    assert not torch.equal(*x)
+
+
+def test_two_walks_at_once_do_not_disturb_each_other():
+    data = ImageData.from_arrays(*arrays(), aug='flip+crop', bs=8)
+    want = [torch.cat([x for x, _ in data.train.batches(k)]) for k in (0, 1)]
+    got = [torch.cat(xs) for xs in zip(*[(a[0], b[0]) for a, b in zip(data.train, data.train, strict=True)],
+                                       strict=True)]
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_the_global_random_state_is_left_alone():
+    data = ImageData.from_arrays(*arrays(), aug='side-on')
+    torch.manual_seed(1); before = torch.get_rng_state()
+    for _ in data.train: pass
+    data.one_batch()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_labels_stay_with_their_pictures():
+    x = np.arange(100, dtype=np.uint8).repeat(4 * 3).reshape(100, 2, 2, 3)
+    data = ImageData.from_arrays(x, np.arange(100), x, np.arange(100), aug='flip+crop', bs=9)
+    for loader in (data.train, data.valid, data.augmented()):
+        for p, y in loader: assert (data.decode(p)[:, 0, 0, 0] == y.numpy()).all()
+
+
+def test_valid_and_test_are_in_order_and_plain():
+    a = arrays()
+    data = ImageData.from_arrays(*a, aug='top-down', test=a[2:], bs=8, valid_bs=6)
+    for _ in range(2):
+        for loader in (data.valid, data.test):
+            x, y = epoch(loader)
+            assert np.array_equal(data.decode(x), a[2]) and y.tolist() == a[3].tolist()
+    assert len(data.valid) == 4 and len(data.train) == 7
+
+
+def test_augmented_draws_anew_in_order():
+    a = arrays()
+    data = ImageData.from_arrays(*a, aug='flip+crop', test=a[2], bs=8)
+    first, second = (torch.cat([x for x, _ in data.augmented('test')]) for _ in range(2))
+    assert not torch.equal(first, second)
+    again = ImageData.from_arrays(*a, aug='flip+crop', test=a[2], bs=8)
+    assert torch.equal(first, torch.cat([x for x, _ in again.augmented('test')]))
+    with pytest.raises(ValueError, match="no split 'all'"): data.augmented('all')
+    with pytest.raises(ValueError, match="no split 'test'"): ImageData.from_arrays(*a).augmented('test')
+
+
+def test_memory_maps_pass_without_a_warning_and_without_a_copy(tmp_path):
+    a = arrays()
+    np.save(tmp_path / 'x.npy', a[0])
+    x = np.load(tmp_path / 'x.npy', mmap_mode='r')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        data = ImageData.from_arrays(x, a[1], x, a[1], aug='flip+crop')
+        got, _ = next(iter(data.valid))
+        for _ in data.train: pass
+    assert data.train.x is x and np.array_equal(data.decode(got), x)
+
+
+@pytest.mark.parametrize('aug', ['none', 'flip+crop', 'side-on', 'top-down'])
+@pytest.mark.parametrize('c', [1, 3])
+@pytest.mark.parametrize('size', [None, 5, 12])
+def test_batches_are_float32_channels_last(aug, c, size):
+    data = ImageData.from_arrays(*arrays(c=c), aug=aug, size=size)
+    x, y = data.one_batch()
+    assert x.dtype == torch.float32 and y.dtype == torch.int64
+    assert x.shape == (50, c, size or 8, size or 8) and data.size == (size or 8)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
+def test_resize_gives_the_size(h, w, size):
+    x = torch.full((2, 3, h, w), 99, dtype=torch.uint8)
+    got = resize(x, size)
+    assert got.shape == (2, 3, size, size) and (got == 99).all()
+
+
+def test_oblong_pictures_and_pictures_of_one_pixel():
+    x, y = np.zeros((6, 4, 8, 3), np.uint8), np.array([0, 1] * 3)
+    assert ImageData.from_arrays(x, y, x, y, aug='side-on').size == (4, 8)
+    one = np.full((6, 1, 1, 3), 9, np.uint8)
+    for aug in ('flip+crop', 'side-on', 'top-down'):
+        assert ImageData.from_arrays(one, y, one, y, aug=aug).one_batch()[0].isfinite().all()
+
+
+def test_own_augmentation():
+    def black(x, g): return torch.zeros_like(x)
+    data = ImageData.from_arrays(*arrays(), aug=black)
+    assert (data.decode(data.one_batch()[0]) == 0).all() and data.aug is black
+
+
+# --- arrays that do not fit
+
+@pytest.mark.parametrize('x, says', [
+    (np.zeros((4, 8, 8, 3)), 'float64.*astype'), (np.zeros((4, 8, 8, 3), np.int64), 'int64.*uint8'),
+    (np.full((4, 8, 8, 3), np.nan, np.float32), 'picture 0 holds NaN'),
+    (np.full((4, 8, 8, 3), np.inf, np.float32), 'infinity'), (np.full((4, 8, 8, 3), 200, np.float32), 'by 255'),
+    (np.full((4, 8, 8, 3), -1, np.float32), 'TensorDataset'), (np.zeros((4, 3, 32, 32), np.uint8), r'transpose\(0, 2, 3, 1'),
+    (np.zeros((0, 8, 8, 3), np.uint8), 'none of them 0'), (np.zeros((8, 8), np.uint8), r'\[N,H,W,C\]'),
+    ([[1, 2]], 'got list'), (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), 'permute')])
+def test_pictures_that_do_not_fit(x, says):
+    with pytest.raises(ValueError, match=says): check_pictures(x)
+    _, y, vx, vy = arrays()
+    with pytest.raises(ValueError, match='train pictures: '): ImageData.from_arrays(x, y[:4], vx, vy)
+
+
+@pytest.mark.parametrize('y, says', [
+    ([0, 1, 4], 'label 4 of picture 2 .*0 to 3'), ([-1, 0, 1], 'label -1 of picture 0'), ([0., 1, 2], 'float64.*astype'),
+    ([0, 1], '2 labels for 3 pictures'), ([[0], [1], [2]], 'one number a picture'), (['a', 'b', 'c'], 'whole numbers')])
+def test_labels_that_do_not_fit(y, says):
+    with pytest.raises(ValueError, match=says): check_labels(y, 3, 4)
+
+
+def test_sets_that_do_not_fit_together():
+    x, y, vx, vy = arrays()
+    with pytest.raises(ValueError, match='valid labels: .*out of range'):
+        ImageData.from_arrays(x, np.zeros(50, int), vx, vy)
+    with pytest.raises(ValueError, match='give size='): ImageData.from_arrays(x, y, vx[:, :4], vy)
+    with pytest.raises(ValueError, match='channels equal'): ImageData.from_arrays(x, y, vx[..., :1], vy, size=8)
+    with pytest.raises(ValueError, match='test labels'): ImageData.from_arrays(x, y, vx, vy, test=(vx, vy[:3]))
+    with pytest.raises(ValueError, match='stats: expected'): ImageData.from_arrays(x, y, vx, vy, stats=(.5, .5))
+    with pytest.raises(ValueError, match='stats: expected'): check_stats(((0., 0.), (1., 0.)), 2)
+    with pytest.raises(ValueError, match="called 'sideon'"): ImageData.from_arrays(x, y, vx, vy, aug='sideon')
+    with pytest.raises(ValueError, match='bs=0'): ImageData.from_arrays(x, y, vx, vy, bs=0)
+
+
+# --- files
+
+def write(path, picture):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ('train', 'valid', 'test'):
+        for name in ('cat', 'dog'):
+            for i in range(3):
+                size = (40, 30) if i else (16, 16)
+                write(tmp_path / split / name / f'{i}.png', Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
+    (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
+    (tmp_path / 'train' / 'cat' / '.DS_Store').write_text('x')
+    (tmp_path / 'train' / 'cat' / '._0.png').write_text('x')
+    (tmp_path / 'train' / 'notes.txt').write_text('x')
+    return tmp_path
+
+
+def test_from_folder(folder):
+    data = ImageData.from_folder(folder, test='test', size=16, aug='side-on', bs=4)
+    assert data.classes == ['cat', 'dog'] and data.c == 2 and data.size == 16
+    assert data.train.x.shape == (6, 16, 16, 3) and data.train.x.dtype == np.uint8
+    assert torch.cat([y for _, y in data.valid]).tolist() == [0, 0, 0, 1, 1, 1]
+    assert np.array_equal(data.valid.x[0], np.asarray(Image.open(folder / 'valid/cat/0.png')))
+    assert data.test.y.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_test_folder_of_pictures_alone(folder):
+    for f in (folder / 'valid' / 'cat').iterdir(): write(folder / 'alone' / f.name, Image.open(f))
+    data = ImageData.from_folder(folder, test='alone', size=16)
+    assert data.test.y.tolist() == [-1] * 3
+
+
+def test_sizes_that_differ_need_a_size(folder):
+    with pytest.raises(ValueError, match='1.png is 30 wide and 40 high.*give size'): ImageData.from_folder(folder)
+
+
+def test_text_named_jpg_and_a_picture_cut_short(folder):
+    whole = folder / 'train' / 'dog' / '9.jpg'
+    write(whole, Image.new('RGB', (64, 64), 'red'))
+    for name, content in {'text.jpg': b'once upon a time', 'empty.png': b'', 'cut.jpg': whole.read_bytes()[:400]}.items():
+        bad = folder / 'train' / 'dog' / name
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=f'{name} is not a picture that can be read.*delete it'):
+            ImageData.from_folder(folder, size=16)
+        bad.unlink()
+
+
+@pytest.mark.parametrize('name, picture, colour', [
+    ('grey.png', Image.new('L', (9, 7), 100), (100,) * 3), ('bit.png', Image.new('1', (9, 7), 1), (255,) * 3),
+    ('grey16.png', Image.fromarray(np.full((7, 9), 0x6400, np.uint16)), (0x64,) * 3),
+    ('dark16.png', Image.fromarray(np.full((7, 9), 200, np.uint16)), (0,) * 3),
+    ('int32.tif', Image.fromarray(np.full((7, 9), 0x6400, np.int32)), (0x64,) * 3),
+    ('rgba.png', Image.new('RGBA', (9, 7), (200, 0, 0, 255)), (200, 0, 0)),
+    ('clear.png', Image.new('RGBA', (9, 7), (200, 0, 0, 0)), (255,) * 3),
+    ('half.png', Image.new('LA', (9, 7), (0, 128)), (127,) * 3),
+    ('palette.png', Image.new('RGB', (9, 7), (10, 20, 30)).convert('P', palette=Image.Palette.ADAPTIVE), (10, 20, 30)),
+    ('cmyk.tif', Image.new('CMYK', (9, 7), (0, 255, 255, 0)), (255, 0, 0)),
+    ('point.png', Image.new('RGB', (1, 1), (1, 2, 3)), (1, 2, 3))])
+def test_every_kind_of_picture(tmp_path, name, picture, colour):
+    write(tmp_path / name, picture)
+    for size in (None, 16):
+        got = open_picture(tmp_path / name, size)
+        assert got.dtype == np.uint8 and got.shape == ((size, size, 3) if size else (*picture.size[::-1], 3))
+        assert np.unique(got.reshape(-1, 3), axis=0).tolist() == [list(colour)]
+
+
+def test_transparent_palette(tmp_path):
+    picture = Image.new('P', (4, 4), 0); picture.putpalette([9, 9, 9] * 256)
+    picture.save(tmp_path / 'p.png', transparency=0)
+    assert (open_picture(tmp_path / 'p.png') == 255).all()
+
+
+def test_the_cameras_turn_is_applied(tmp_path):
+    picture = Image.new('RGB', (20, 10)); exif = picture.getexif(); exif[0x0112] = 6
+    picture.save(tmp_path / 'phone.jpg', exif=exif)
+    assert open_picture(tmp_path / 'phone.jpg').shape == (20, 10, 3)
+
+
+def test_floats_in_a_picture_are_refused(tmp_path):
+    write(tmp_path / 'f.tif', Image.fromarray(np.ones((4, 4), np.float32)))
+    with pytest.raises(ValueError, match='decimal numbers'): open_picture(tmp_path / 'f.tif')
+    with pytest.raises(FileNotFoundError): open_picture(tmp_path / 'none.png')
+
+
+def test_a_big_jpeg_is_scaled_well(tmp_path):
+    ramp = np.linspace(0, 255, 800).astype(np.uint8)
+    write(tmp_path / 'big.jpg', Image.fromarray(np.broadcast_to(ramp[None, :, None], (600, 800, 3)).copy()))
+    got = open_picture(tmp_path / 'big.jpg', 32).astype(int)
+    want = ramp[100:700].reshape(32, -1).mean(1) if 600 % 32 == 0 else np.interp(np.arange(32), [0, 31], [36, 219])
+    assert np.abs(got[16, :, 0] - want).max() < 6
+
+
+def test_folders_that_do_not_fit(folder, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*holds the folders \['test', 'train', 'valid'\]"):
+        ImageData.from_folder(folder, valid='val')
+    with pytest.raises(FileNotFoundError, match='no folder'): ImageData.from_folder(folder / 'nowhere')
+    with pytest.raises(FileNotFoundError, match='no folder'): ImageData.from_folder(folder, size=16, test='tset')
+    (folder / 'valid' / 'eel').mkdir()
+    with pytest.raises(ValueError, match=r"\['eel'\], which training has not"): ImageData.from_folder(folder, size=16)
+    with pytest.raises(ValueError, match=r"no pictures in the class folders \['eel'\]"):
+        list_folder(folder / 'valid')
+    empty = tmp_path_factory.mktemp('empty')
+    with pytest.raises(ValueError, match='holds no class folders'): list_folder(empty)
+    (empty / 'void').mkdir()
+    with pytest.raises(ValueError, match='holds no class folders'): ImageData.from_folder(folder, valid='cat', train='train/cat')
+    with pytest.raises(ValueError, match='no pictures'): list_folder(empty)
+
+
+def test_many_threads_keep_the_order(tmp_path):
+    files = [tmp_path / f'{i:03}.png' for i in range(60)]
+    for i, f in enumerate(files): write(f, Image.new('RGB', (3, 3), (i, i, i)))
+    assert open_pictures(files, workers=8)[:, 0, 0, 0].tolist() == list(range(60))
+
+
+# --- loaders that are not ours
+
+def test_dataset_dataloader_and_list():
+    x, y = torch.rand(10, 3, 4, 4), torch.arange(10) % 2
+    pairs = TensorDataset(x, y)
+    for train in (pairs, DataLoader(pairs, batch_size=5, shuffle=True), [(x[:5], y[:5]), (x[5:], y[5:])]):
+        data = ImageData(train, pairs, classes=['a', 'b'], bs=5)
+        got, labels = data.one_batch()
+        assert got.shape == (5, 3, 4, 4) and data.size == 4 and data.c == 2 and len(data.train) == 2
+        assert torch.cat([t for _, t in data.valid]).tolist() == y.tolist()
+        assert data.decode(got).shape == (5, 4, 4, 3)
+    one, two = (ImageData(pairs, pairs, seed=3, bs=10) for _ in range(2))
+    assert torch.equal(one.one_batch()[1], two.one_batch()[1])
+    assert one.classes is None and one.c is None
+    with pytest.raises(ValueError, match='DataLoader of your own'): one.augmented()
+
+
+def test_torchvision():
+    datasets = pytest.importorskip('torchvision.datasets')
+    from torchvision.transforms import ToTensor
+    fake = datasets.FakeData(size=12, image_size=(3, 8, 8), num_classes=2, transform=ToTensor())
+    data = ImageData(fake, DataLoader(fake, batch_size=4), bs=4)
+    assert len(data.train) == 3 and data.one_batch()[0].shape == (4, 3, 8, 8)
+    with pytest.raises(ValueError, match='train: the Dataset gives pictures as Image.*ToTensor'):
+        ImageData(datasets.FakeData(size=12), fake)
+
+
+def test_what_is_no_loader():
+    pairs = TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4))
+    with pytest.raises(ValueError, match='valid: expected a Dataset'): ImageData(pairs, 5)
+    with pytest.raises(ValueError, match='train: an iterator'): ImageData(iter([]), pairs)
+    with pytest.raises(ValueError, match='torch.uint8'):
+        ImageData(TensorDataset(torch.zeros(4, 3, 4, 4).byte(), torch.zeros(4)), pairs)
+    with pytest.raises(ValueError, match=r'items \(picture, label\)'): ImageData(TensorDataset(torch.rand(4, 3)), pairs)
+
+
+def test_show_batch():
+    plt = pytest.importorskip('matplotlib.pyplot')
+    data = ImageData.from_arrays(*arrays(), classes=list('abcd'))
+    axes = data.show_batch(5)
+    assert len(axes) == 5 and axes[0].get_title() in 'abcd'
+    plt.close('all')
