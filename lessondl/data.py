@@ -335,7 +335,7 @@ def check_sets(train, valid, test, classes, size) -> tuple[dict, list[str]]:
                              + ('make the channels equal' if ours[2] != first[2] else 'give size=...'))
     return sets, list(classes)
 
-# %% ../nbs/06_data.ipynb #f80414c8
+# %% ../nbs/06_data.ipynb #ad19621c
 class ImageData(PictureLoaders):
     """Labelled pictures as batches (x float32 [B,C,H,W], y int64 [B]): `.train`, `.valid`, `.test`.
 
@@ -376,5 +376,5 @@ class ImageData(PictureLoaders):
             sets.append((alone, None) if alone else list_folder(test, classes)[:2])
         # all folders are in order: only now are the pictures read, which takes long
         first, held, *test = [(open_pictures(files, size), y) for files, y in sets]
-        return cls.from_arrays(*first, *held, classes, test=test[0] if test else None, size=size, aug=aug, bs=bs,
-                               **kwargs)
+        return cls.from_arrays(*first, *held, classes, test=test[0] if test else None, size=size, aug=aug,
+                               bs=bs, **kwargs)

@@ -9,11 +9,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
-from lessondl.data import (BatchLoader, ImageData, channel_stats, check_labels, check_pictures, check_stats,
-                           list_folder, open_picture, open_pictures, resize)
+from lessondl.data import (
+    BatchLoader,
+    ImageData,
+    channel_stats,
+    check_labels,
+    check_pictures,
+    check_stats,
+    list_folder,
+    open_picture,
+    open_pictures,
+    resize,
+)
 
 settings.register_profile('lessons', deadline=None, max_examples=30)
 settings.load_profile('lessons')
+def refuses(says, error=ValueError): return pytest.raises(error, match=says)
+
+
 unit = (0., 0., 0.), (1., 1., 1.)
 
 
@@ -23,7 +36,10 @@ def arrays(n=50, m=20, side=8, c=3, classes=4, seed=0):
     return *make(n), *make(m)
 
 
-def epoch(loader): return torch.cat([x for x, y in loader]), torch.cat([y for x, y in loader.batches(loader.epoch - 1)])
+def epoch(loader):
+    "All pictures and labels of the coming epoch."
+    xs, ys = zip(*loader, strict=True)
+    return torch.cat(xs), torch.cat(ys)
 
 
 # --- statistics and the way there and back
@@ -76,7 +92,7 @@ def test_decode_of_other_types():
 def test_len_and_last_batch(n, bs, drop_last):
     x, y = np.zeros((n, 2, 2, 3), np.uint8), np.arange(n)
     if drop_last and bs > n:
-        with pytest.raises(ValueError, match='no batch'): BatchLoader(x, y, bs, stats=unit, drop_last=True)
+        with refuses('no batch'): BatchLoader(x, y, bs, stats=unit, drop_last=True)
         return
     loader = BatchLoader(x, y, bs, stats=unit, drop_last=drop_last, shuffle=True)
     sizes = [len(t) for _, t in loader]
@@ -144,8 +160,8 @@ def test_augmented_draws_anew_in_order():
     assert not torch.equal(first, second)
     again = ImageData.from_arrays(*a, aug='flip+crop', test=a[2], bs=8)
     assert torch.equal(first, torch.cat([x for x, _ in again.augmented('test')]))
-    with pytest.raises(ValueError, match="no split 'all'"): data.augmented('all')
-    with pytest.raises(ValueError, match="no split 'test'"): ImageData.from_arrays(*a).augmented('test')
+    with refuses("no split 'all'"): data.augmented('all')
+    with refuses("no split 'test'"): ImageData.from_arrays(*a).augmented('test')
 
 
 def test_memory_maps_pass_without_a_warning_and_without_a_copy(tmp_path):
@@ -197,34 +213,37 @@ def test_own_augmentation():
 @pytest.mark.parametrize('x, says', [
     (np.zeros((4, 8, 8, 3)), 'float64.*astype'), (np.zeros((4, 8, 8, 3), np.int64), 'int64.*uint8'),
     (np.full((4, 8, 8, 3), np.nan, np.float32), 'picture 0 holds NaN'),
-    (np.full((4, 8, 8, 3), np.inf, np.float32), 'infinity'), (np.full((4, 8, 8, 3), 200, np.float32), 'by 255'),
-    (np.full((4, 8, 8, 3), -1, np.float32), 'TensorDataset'), (np.zeros((4, 3, 32, 32), np.uint8), r'transpose\(0, 2, 3, 1'),
+    (np.full((4, 8, 8, 3), np.inf, np.float32), 'infinity'),
+    (np.full((4, 8, 8, 3), 200, np.float32), 'by 255'),
+    (np.full((4, 8, 8, 3), -1, np.float32), 'TensorDataset'),
+    (np.zeros((4, 3, 32, 32), np.uint8), r'transpose\(0, 2, 3, 1'),
     (np.zeros((0, 8, 8, 3), np.uint8), 'none of them 0'), (np.zeros((8, 8), np.uint8), r'\[N,H,W,C\]'),
     ([[1, 2]], 'got list'), (torch.zeros(4, 3, 32, 32, dtype=torch.uint8), 'permute')])
 def test_pictures_that_do_not_fit(x, says):
-    with pytest.raises(ValueError, match=says): check_pictures(x)
+    with refuses(says): check_pictures(x)
     _, y, vx, vy = arrays()
-    with pytest.raises(ValueError, match='train pictures: '): ImageData.from_arrays(x, y[:4], vx, vy)
+    with refuses('train pictures: '): ImageData.from_arrays(x, y[:4], vx, vy)
 
 
 @pytest.mark.parametrize('y, says', [
-    ([0, 1, 4], 'label 4 of picture 2 .*0 to 3'), ([-1, 0, 1], 'label -1 of picture 0'), ([0., 1, 2], 'float64.*astype'),
-    ([0, 1], '2 labels for 3 pictures'), ([[0], [1], [2]], 'one number a picture'), (['a', 'b', 'c'], 'whole numbers')])
+    ([0, 1, 4], 'label 4 of picture 2 .*0 to 3'), ([-1, 0, 1], 'label -1 of picture 0'),
+    ([0., 1, 2], 'float64.*astype'), ([0, 1], '2 labels for 3 pictures'),
+    ([[0], [1], [2]], 'one number a picture'), (['a', 'b', 'c'], 'whole numbers')])
 def test_labels_that_do_not_fit(y, says):
-    with pytest.raises(ValueError, match=says): check_labels(y, 3, 4)
+    with refuses(says): check_labels(y, 3, 4)
 
 
 def test_sets_that_do_not_fit_together():
     x, y, vx, vy = arrays()
-    with pytest.raises(ValueError, match='valid labels: .*out of range'):
+    with refuses('valid labels: .*out of range'):
         ImageData.from_arrays(x, np.zeros(50, int), vx, vy)
-    with pytest.raises(ValueError, match='give size='): ImageData.from_arrays(x, y, vx[:, :4], vy)
-    with pytest.raises(ValueError, match='channels equal'): ImageData.from_arrays(x, y, vx[..., :1], vy, size=8)
-    with pytest.raises(ValueError, match='test labels'): ImageData.from_arrays(x, y, vx, vy, test=(vx, vy[:3]))
-    with pytest.raises(ValueError, match='stats: expected'): ImageData.from_arrays(x, y, vx, vy, stats=(.5, .5))
-    with pytest.raises(ValueError, match='stats: expected'): check_stats(((0., 0.), (1., 0.)), 2)
-    with pytest.raises(ValueError, match="called 'sideon'"): ImageData.from_arrays(x, y, vx, vy, aug='sideon')
-    with pytest.raises(ValueError, match='bs=0'): ImageData.from_arrays(x, y, vx, vy, bs=0)
+    with refuses('give size='): ImageData.from_arrays(x, y, vx[:, :4], vy)
+    with refuses('channels equal'): ImageData.from_arrays(x, y, vx[..., :1], vy, size=8)
+    with refuses('test labels'): ImageData.from_arrays(x, y, vx, vy, test=(vx, vy[:3]))
+    with refuses('stats: expected'): ImageData.from_arrays(x, y, vx, vy, stats=(.5, .5))
+    with refuses('stats: expected'): check_stats(((0., 0.), (1., 0.)), 2)
+    with refuses("called 'sideon'"): ImageData.from_arrays(x, y, vx, vy, aug='sideon')
+    with refuses('bs=0'): ImageData.from_arrays(x, y, vx, vy, bs=0)
 
 
 # --- files
@@ -241,7 +260,8 @@ def folder(tmp_path):
         for name in ('cat', 'dog'):
             for i in range(3):
                 size = (40, 30) if i else (16, 16)
-                write(tmp_path / split / name / f'{i}.png', Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                write(tmp_path / split / name / f'{i}.png', Image.fromarray(pixels))
     (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
     (tmp_path / 'train' / 'cat' / '.DS_Store').write_text('x')
     (tmp_path / 'train' / 'cat' / '._0.png').write_text('x')
@@ -265,16 +285,17 @@ def test_a_test_folder_of_pictures_alone(folder):
 
 
 def test_sizes_that_differ_need_a_size(folder):
-    with pytest.raises(ValueError, match='1.png is 30 wide and 40 high.*give size'): ImageData.from_folder(folder)
+    with refuses('1.png is 30 wide and 40 high.*give size'): ImageData.from_folder(folder)
 
 
 def test_text_named_jpg_and_a_picture_cut_short(folder):
     whole = folder / 'train' / 'dog' / '9.jpg'
     write(whole, Image.new('RGB', (64, 64), 'red'))
-    for name, content in {'text.jpg': b'once upon a time', 'empty.png': b'', 'cut.jpg': whole.read_bytes()[:400]}.items():
+    files = {'text.jpg': b'once upon a time', 'empty.png': b'', 'cut.jpg': whole.read_bytes()[:400]}
+    for name, content in files.items():
         bad = folder / 'train' / 'dog' / name
         bad.write_bytes(content)
-        with pytest.raises(ValueError, match=f'{name} is not a picture that can be read.*delete it'):
+        with refuses(f'{name} is not a picture that can be read.*delete it'):
             ImageData.from_folder(folder, size=16)
         bad.unlink()
 
@@ -287,7 +308,7 @@ def test_text_named_jpg_and_a_picture_cut_short(folder):
     ('rgba.png', Image.new('RGBA', (9, 7), (200, 0, 0, 255)), (200, 0, 0)),
     ('clear.png', Image.new('RGBA', (9, 7), (200, 0, 0, 0)), (255,) * 3),
     ('half.png', Image.new('LA', (9, 7), (0, 128)), (127,) * 3),
-    ('palette.png', Image.new('RGB', (9, 7), (10, 20, 30)).convert('P', palette=Image.Palette.ADAPTIVE), (10, 20, 30)),
+    ('palette.png', Image.new('RGB', (9, 7), (10, 20, 30)).quantize(4), (10, 20, 30)),
     ('cmyk.tif', Image.new('CMYK', (9, 7), (0, 255, 255, 0)), (255, 0, 0)),
     ('point.png', Image.new('RGB', (1, 1), (1, 2, 3)), (1, 2, 3))])
 def test_every_kind_of_picture(tmp_path, name, picture, colour):
@@ -312,7 +333,7 @@ def test_the_cameras_turn_is_applied(tmp_path):
 
 def test_floats_in_a_picture_are_refused(tmp_path):
     write(tmp_path / 'f.tif', Image.fromarray(np.ones((4, 4), np.float32)))
-    with pytest.raises(ValueError, match='decimal numbers'): open_picture(tmp_path / 'f.tif')
+    with refuses('decimal numbers'): open_picture(tmp_path / 'f.tif')
     with pytest.raises(FileNotFoundError): open_picture(tmp_path / 'none.png')
 
 
@@ -320,24 +341,23 @@ def test_a_big_jpeg_is_scaled_well(tmp_path):
     ramp = np.linspace(0, 255, 800).astype(np.uint8)
     write(tmp_path / 'big.jpg', Image.fromarray(np.broadcast_to(ramp[None, :, None], (600, 800, 3)).copy()))
     got = open_picture(tmp_path / 'big.jpg', 32).astype(int)
-    want = ramp[100:700].reshape(32, -1).mean(1) if 600 % 32 == 0 else np.interp(np.arange(32), [0, 31], [36, 219])
-    assert np.abs(got[16, :, 0] - want).max() < 6
+    assert np.abs(got[16, :, 0] - np.linspace(35, 220, 32)).max() < 6      # the middle 600 of 800 columns
 
 
 def test_folders_that_do_not_fit(folder, tmp_path_factory):
-    with pytest.raises(FileNotFoundError, match=r"no folder .*holds the folders \['test', 'train', 'valid'\]"):
+    with refuses(r"no folder .*holds the folders \['test', 'train', 'valid'\]", FileNotFoundError):
         ImageData.from_folder(folder, valid='val')
-    with pytest.raises(FileNotFoundError, match='no folder'): ImageData.from_folder(folder / 'nowhere')
-    with pytest.raises(FileNotFoundError, match='no folder'): ImageData.from_folder(folder, size=16, test='tset')
+    with refuses('no folder', FileNotFoundError): ImageData.from_folder(folder / 'nowhere')
+    with refuses('no folder', FileNotFoundError): ImageData.from_folder(folder, size=16, test='tset')
     (folder / 'valid' / 'eel').mkdir()
-    with pytest.raises(ValueError, match=r"\['eel'\], which training has not"): ImageData.from_folder(folder, size=16)
-    with pytest.raises(ValueError, match=r"no pictures in the class folders \['eel'\]"):
+    with refuses(r"\['eel'\], which training has not"): ImageData.from_folder(folder, size=16)
+    with refuses(r"no pictures in the class folders \['eel'\]"):
         list_folder(folder / 'valid')
     empty = tmp_path_factory.mktemp('empty')
-    with pytest.raises(ValueError, match='holds no class folders'): list_folder(empty)
+    with refuses('holds no class folders'): list_folder(empty)
     (empty / 'void').mkdir()
-    with pytest.raises(ValueError, match='holds no class folders'): ImageData.from_folder(folder, valid='cat', train='train/cat')
-    with pytest.raises(ValueError, match='no pictures'): list_folder(empty)
+    with refuses('holds no class folders'): ImageData.from_folder(folder, train='train/cat')
+    with refuses('no pictures'): list_folder(empty)
 
 
 def test_many_threads_keep_the_order(tmp_path):
@@ -360,7 +380,7 @@ def test_dataset_dataloader_and_list():
     one, two = (ImageData(pairs, pairs, seed=3, bs=10) for _ in range(2))
     assert torch.equal(one.one_batch()[1], two.one_batch()[1])
     assert one.classes is None and one.c is None
-    with pytest.raises(ValueError, match='DataLoader of your own'): one.augmented()
+    with refuses('DataLoader of your own'): one.augmented()
 
 
 def test_torchvision():
@@ -369,17 +389,17 @@ def test_torchvision():
     fake = datasets.FakeData(size=12, image_size=(3, 8, 8), num_classes=2, transform=ToTensor())
     data = ImageData(fake, DataLoader(fake, batch_size=4), bs=4)
     assert len(data.train) == 3 and data.one_batch()[0].shape == (4, 3, 8, 8)
-    with pytest.raises(ValueError, match='train: the Dataset gives pictures as Image.*ToTensor'):
+    with refuses('train: the Dataset gives pictures as Image.*ToTensor'):
         ImageData(datasets.FakeData(size=12), fake)
 
 
 def test_what_is_no_loader():
     pairs = TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4))
-    with pytest.raises(ValueError, match='valid: expected a Dataset'): ImageData(pairs, 5)
-    with pytest.raises(ValueError, match='train: an iterator'): ImageData(iter([]), pairs)
-    with pytest.raises(ValueError, match='torch.uint8'):
+    with refuses('valid: expected a Dataset'): ImageData(pairs, 5)
+    with refuses('train: an iterator'): ImageData(iter([]), pairs)
+    with refuses('torch.uint8'):
         ImageData(TensorDataset(torch.zeros(4, 3, 4, 4).byte(), torch.zeros(4)), pairs)
-    with pytest.raises(ValueError, match=r'items \(picture, label\)'): ImageData(TensorDataset(torch.rand(4, 3)), pairs)
+    with refuses(r'items \(picture, label\)'): ImageData(TensorDataset(torch.rand(4, 3)), pairs)
 
 
 def test_show_batch():
