@@ -6,216 +6,25 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
+__all__ = ['check_axes', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
 
-# %% ../nbs/08_learner.ipynb #dfa767b9
-import math
+# %% ../nbs/08_learner.ipynb #f3b5e779
 import torch
 
-# %% ../nbs/08_learner.ipynb #7180b82b
-def _pair(pred, y):
-    "Both as tensors, or an error that says what the shapes mean"
+def check_axes(pred, y) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and targets as tensors; `ValueError` where the predictions have one axis too many. Lesson
+    08."""
     pred, y = torch.as_tensor(pred), torch.as_tensor(y)
     if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
-        raise ValueError(f"predictions of shape {list(pred.shape)} for targets of shape {list(y.shape)}: the first axis "
-                         f"looks like {len(pred)} augmented copies. Take their mean first: pred.mean(0)")
+        raise ValueError(f"predictions {list(pred.shape)} for targets {list(y.shape)}: the first axis looks "
+                         f"like {len(pred)} augmented copies. Take the mean over axis 0 first: pred.mean(0)")
     return pred, y
 
-# %% ../nbs/08_learner.ipynb #47793666
 def accuracy(pred,  # [N,C] probabilities, log-probabilities or logits: the largest one wins
              y,     # [N] class numbers
              ) -> float:
     "The share of rows whose largest entry stands at `y`. Tensors or arrays. Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape[:-1] != y.shape or y.numel() == 0:
-        raise ValueError(f"accuracy needs predictions [N,C] and class numbers [N], N at least 1, but got "
-                         f"{list(pred.shape)} and {list(y.shape)}")
-    return (pred.argmax(-1) == y).float().mean().item()
-
-def error_rate(pred, y) -> float:
-    "1 - accuracy: the share of rows that are wrong. Lesson 08."
-    return 1 - accuracy(pred, y)
-
-# %% ../nbs/08_learner.ipynb #f7c240ee
-def f_beta(pred,                    # [N,C] probabilities, one for each label
-           y,                       # [N,C], 1 where the label is there
-           beta: float,             # how many times as much recall counts as precision
-           threshold: float = 0.2,  # a label counts as predicted above this
-           eps: float = 1e-9,       # against division by 0: a row with no label at all gives 0
-           ) -> float:
-    "F-beta of each row, then the mean over the rows (scikit-learn: `average='samples'`). Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape != y.shape or pred.ndim != 2 or pred.numel() == 0:
-        raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got {list(pred.shape)} and "
-                         f"{list(y.shape)}")
-    if pred.min() < 0 or pred.max() > 1:
-        raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} to "
-                         f"{pred.max().item():.3g}: put them through torch.sigmoid first")
-    hit, there = (pred > threshold).double(), y.double()
-    both = (hit * there).sum(1)
-    precision, recall = both / (hit.sum(1) + eps), both / (there.sum(1) + eps)
-    return ((1 + beta**2) * precision * recall / (beta**2 * precision + recall + eps)).mean().item()
-
-def f2(pred, y) -> float:
-    "`f_beta` with beta 2 and threshold 0.2: a label missed costs more than a label too many. Lesson 08."
-    return f_beta(pred, y, beta=2)
-
-# %% ../nbs/08_learner.ipynb #5e4f7343
-def exp_rmspe(pred,  # [N] or [N,1] logarithms of what is predicted
-              y,     # [N] or [N,1] logarithms of what was there
-              ) -> float:
-    "Root of the mean squared relative error, of values that were given as logarithms. Raises `ValueError`. Lesson 08."
-    pred, y = (torch.as_tensor(t).double().squeeze(-1) if torch.as_tensor(t).ndim == 2 else torch.as_tensor(t).double()
-               for t in (pred, y))
-    if pred.shape != y.shape or pred.ndim != 1 or pred.numel() == 0:
-        raise ValueError(f"exp_rmspe needs two vectors [N], but got {list(pred.shape)} and {list(y.shape)}")
-    return (1 - (pred - y).exp()).square().mean().sqrt().item()
-
-# %% ../nbs/08_learner.ipynb #dfa767b9
-import math
-import torch
-
-# %% ../nbs/08_learner.ipynb #7180b82b
-def _pair(pred, y):
-    "Both as tensors, or an error that says what the shapes mean"
-    pred, y = torch.as_tensor(pred), torch.as_tensor(y)
-    if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
-        raise ValueError(f"predictions of shape {list(pred.shape)} for targets of shape {list(y.shape)}: the first axis "
-                         f"looks like {len(pred)} augmented copies. Take their mean first: pred.mean(0)")
-    return pred, y
-
-# %% ../nbs/08_learner.ipynb #47793666
-def accuracy(pred,  # [N,C] probabilities, log-probabilities or logits: the largest one wins
-             y,     # [N] class numbers
-             ) -> float:
-    "The share of rows whose largest entry stands at `y`. Tensors or arrays. Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape[:-1] != y.shape or y.numel() == 0:
-        raise ValueError(f"accuracy needs predictions [N,C] and class numbers [N], N at least 1, but got "
-                         f"{list(pred.shape)} and {list(y.shape)}")
-    return (pred.argmax(-1) == y).float().mean().item()
-
-def error_rate(pred, y) -> float:
-    "1 - accuracy: the share of rows that are wrong. Lesson 08."
-    return 1 - accuracy(pred, y)
-
-# %% ../nbs/08_learner.ipynb #f7c240ee
-def f_beta(pred,                    # [N,C] probabilities, one for each label
-           y,                       # [N,C], 1 where the label is there
-           beta: float,             # how many times as much recall counts as precision
-           threshold: float = 0.2,  # a label counts as predicted above this
-           eps: float = 1e-9,       # against division by 0: a row with no label at all gives 0
-           ) -> float:
-    "F-beta of each row, then the mean over the rows (scikit-learn: `average='samples'`). Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape != y.shape or pred.ndim != 2 or pred.numel() == 0:
-        raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got {list(pred.shape)} and "
-                         f"{list(y.shape)}")
-    if pred.min() < 0 or pred.max() > 1:
-        raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} to "
-                         f"{pred.max().item():.3g}: put them through torch.sigmoid first")
-    hit, there = (pred > threshold).double(), y.double()
-    both = (hit * there).sum(1)
-    precision, recall = both / (hit.sum(1) + eps), both / (there.sum(1) + eps)
-    return ((1 + beta**2) * precision * recall / (beta**2 * precision + recall + eps)).mean().item()
-
-def f2(pred, y) -> float:
-    "`f_beta` with beta 2 and threshold 0.2: a label missed costs more than a label too many. Lesson 08."
-    return f_beta(pred, y, beta=2)
-
-# %% ../nbs/08_learner.ipynb #5e4f7343
-def exp_rmspe(pred,  # [N] or [N,1] logarithms of what is predicted
-              y,     # [N] or [N,1] logarithms of what was there
-              ) -> float:
-    "Root of the mean squared relative error, of values that were given as logarithms. Raises `ValueError`. Lesson 08."
-    pred, y = (torch.as_tensor(t).double().squeeze(-1) if torch.as_tensor(t).ndim == 2 else torch.as_tensor(t).double()
-               for t in (pred, y))
-    if pred.shape != y.shape or pred.ndim != 1 or pred.numel() == 0:
-        raise ValueError(f"exp_rmspe needs two vectors [N], but got {list(pred.shape)} and {list(y.shape)}")
-    return (1 - (pred - y).exp()).square().mean().sqrt().item()
-
-# %% ../nbs/08_learner.ipynb #dfa767b9
-import math
-import torch
-
-# %% ../nbs/08_learner.ipynb #7180b82b
-def _pair(pred, y):
-    "Both as tensors, or an error that says what the shapes mean"
-    pred, y = torch.as_tensor(pred), torch.as_tensor(y)
-    if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
-        raise ValueError(f"predictions of shape {list(pred.shape)} for targets of shape {list(y.shape)}: the first axis "
-                         f"looks like {len(pred)} augmented copies. Take their mean first: pred.mean(0)")
-    return pred, y
-
-# %% ../nbs/08_learner.ipynb #47793666
-def accuracy(pred,  # [N,C] probabilities, log-probabilities or logits: the largest one wins
-             y,     # [N] class numbers
-             ) -> float:
-    "The share of rows whose largest entry stands at `y`. Tensors or arrays. Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape[:-1] != y.shape or y.numel() == 0:
-        raise ValueError(f"accuracy needs predictions [N,C] and class numbers [N], N at least 1, but got "
-                         f"{list(pred.shape)} and {list(y.shape)}")
-    return (pred.argmax(-1) == y).float().mean().item()
-
-def error_rate(pred, y) -> float:
-    "1 - accuracy: the share of rows that are wrong. Lesson 08."
-    return 1 - accuracy(pred, y)
-
-# %% ../nbs/08_learner.ipynb #f7c240ee
-def f_beta(pred,                    # [N,C] probabilities, one for each label
-           y,                       # [N,C], 1 where the label is there
-           beta: float,             # how many times as much recall counts as precision
-           threshold: float = 0.2,  # a label counts as predicted above this
-           eps: float = 1e-9,       # against division by 0: a row with no label at all gives 0
-           ) -> float:
-    "F-beta of each row, then the mean over the rows (scikit-learn: `average='samples'`). Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
-    if pred.shape != y.shape or pred.ndim != 2 or pred.numel() == 0:
-        raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got {list(pred.shape)} and "
-                         f"{list(y.shape)}")
-    if pred.min() < 0 or pred.max() > 1:
-        raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} to "
-                         f"{pred.max().item():.3g}: put them through torch.sigmoid first")
-    hit, there = (pred > threshold).double(), y.double()
-    both = (hit * there).sum(1)
-    precision, recall = both / (hit.sum(1) + eps), both / (there.sum(1) + eps)
-    return ((1 + beta**2) * precision * recall / (beta**2 * precision + recall + eps)).mean().item()
-
-def f2(pred, y) -> float:
-    "`f_beta` with beta 2 and threshold 0.2: a label missed costs more than a label too many. Lesson 08."
-    return f_beta(pred, y, beta=2)
-
-# %% ../nbs/08_learner.ipynb #5e4f7343
-def exp_rmspe(pred,  # [N] or [N,1] logarithms of what is predicted
-              y,     # [N] or [N,1] logarithms of what was there
-              ) -> float:
-    "Root of the mean squared relative error, of values that were given as logarithms. Raises `ValueError`. Lesson 08."
-    pred, y = (torch.as_tensor(t).double().squeeze(-1) if torch.as_tensor(t).ndim == 2 else torch.as_tensor(t).double()
-               for t in (pred, y))
-    if pred.shape != y.shape or pred.ndim != 1 or pred.numel() == 0:
-        raise ValueError(f"exp_rmspe needs two vectors [N], but got {list(pred.shape)} and {list(y.shape)}")
-    return (1 - (pred - y).exp()).square().mean().sqrt().item()
-
-# %% ../nbs/08_learner.ipynb #dfa767b9
-import math
-import torch
-
-# %% ../nbs/08_learner.ipynb #7180b82b
-def _pair(pred, y):
-    "Both as tensors, or an error that says what the shapes mean"
-    pred, y = torch.as_tensor(pred), torch.as_tensor(y)
-    if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
-        raise ValueError(f"predictions of shape {list(pred.shape)} for targets of shape {list(y.shape)}: the first axis "
-                         f"looks like {len(pred)} augmented copies. Take their mean first: pred.mean(0)")
-    return pred, y
-
-# %% ../nbs/08_learner.ipynb #27469424
-def accuracy(pred,  # [N,C] probabilities, log-probabilities or logits: the largest one wins
-             y,     # [N] class numbers
-             ) -> float:
-    "The share of rows whose largest entry stands at `y`. Tensors or arrays. Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
+    pred, y = check_axes(pred, y)
     if pred.shape[:-1] != y.shape or y.numel() == 0:
         raise ValueError(f"accuracy needs predictions [N,C] and class numbers [N], N at least 1, but got "
                          f"{list(pred.shape)} and {list(y.shape)}")
@@ -225,21 +34,21 @@ def error_rate(pred, y) -> float:
     "1 - accuracy: the share of rows that are wrong. Lesson 08."
     return 1 - accuracy(pred, y)
 
-# %% ../nbs/08_learner.ipynb #f7c240ee
+# %% ../nbs/08_learner.ipynb #4650a38d
 def f_beta(pred,                    # [N,C] probabilities, one for each label
            y,                       # [N,C], 1 where the label is there
            beta: float,             # how many times as much recall counts as precision
            threshold: float = 0.2,  # a label counts as predicted above this
            eps: float = 1e-9,       # against division by 0: a row with no label at all gives 0
            ) -> float:
-    "F-beta of each row, then the mean over the rows (scikit-learn: `average='samples'`). Raises `ValueError`. Lesson 08."
-    pred, y = _pair(pred, y)
+    "F-beta of each row, then the mean (scikit-learn's `average='samples'`). Raises `ValueError`. Lesson 08."
+    pred, y = check_axes(pred, y)
     if pred.shape != y.shape or pred.ndim != 2 or pred.numel() == 0:
-        raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got {list(pred.shape)} and "
-                         f"{list(y.shape)}")
+        raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got "
+                         f"{list(pred.shape)} and {list(y.shape)}")
     if pred.min() < 0 or pred.max() > 1:
-        raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} to "
-                         f"{pred.max().item():.3g}: put them through torch.sigmoid first")
+        raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} "
+                         f"to {pred.max().item():.3g}: put them through torch.sigmoid first")
     hit, there = (pred > threshold).double(), y.double()
     both = (hit * there).sum(1)
     precision, recall = both / (hit.sum(1) + eps), both / (there.sum(1) + eps)
@@ -249,13 +58,12 @@ def f2(pred, y) -> float:
     "`f_beta` with beta 2 and threshold 0.2: a label missed costs more than a label too many. Lesson 08."
     return f_beta(pred, y, beta=2)
 
-# %% ../nbs/08_learner.ipynb #5e4f7343
 def exp_rmspe(pred,  # [N] or [N,1] logarithms of what is predicted
               y,     # [N] or [N,1] logarithms of what was there
               ) -> float:
-    "Root of the mean squared relative error, of values that were given as logarithms. Raises `ValueError`. Lesson 08."
-    pred, y = (torch.as_tensor(t).double().squeeze(-1) if torch.as_tensor(t).ndim == 2 else torch.as_tensor(t).double()
-               for t in (pred, y))
+    "Root of the mean squared relative error of values given as logarithms. Raises `ValueError`. Lesson 08."
+    pred, y = torch.as_tensor(pred).double(), torch.as_tensor(y).double()
+    pred, y = (t[:, 0] if t.ndim == 2 and t.shape[1] == 1 else t for t in (pred, y))
     if pred.shape != y.shape or pred.ndim != 1 or pred.numel() == 0:
         raise ValueError(f"exp_rmspe needs two vectors [N], but got {list(pred.shape)} and {list(y.shape)}")
     return (1 - (pred - y).exp()).square().mean().sqrt().item()
