@@ -1,0 +1,29 @@
+"What a measurement was made with: hardware, versions, date; and writing it down whole"
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+
+def cpu() -> str:
+    try: names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+    except OSError: names = []
+    return names[0] if names else platform.processor()
+
+def machine() -> dict:
+    import numpy
+    import torch
+
+    import lessondl
+    tests = {n: getattr(torch.cpu, f'_is_{n}_supported', bool)() for n in ('avx512_bf16', 'amx_tile')}
+    return dict(cpu=cpu(), cores=os.cpu_count(), torch_threads=torch.get_num_threads(), has=[n for n, yes in tests.items() if yes],
+                python=platform.python_version(), torch=torch.__version__.split('+')[0], numpy=numpy.__version__, lessondl=lessondl.__version__,
+                date=datetime.date.today().isoformat())
+
+def write_json(path: Path, data):
+    "To a temporary name, then moved: an interrupted run leaves the old file whole"
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix('.part')
+    part.write_text(json.dumps(data, indent=1) + '\n')
+    os.replace(part, path)
