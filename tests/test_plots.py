@@ -1,5 +1,10 @@
 "`lessondl.plots`: any layout of a picture, any number of pictures."
+import os
+import subprocess
+import sys
+
 import matplotlib
+
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +29,8 @@ def test_layouts_show_the_same():
     for x in (rgb, rgb.transpose(2, 0, 1), torch.from_numpy(rgb), torch.from_numpy(rgb).permute(2, 0, 1)):
         assert (shown(show_image(x)) == rgb).all()
     grey = rgb[..., 0]
-    for x in (grey, grey[None], grey[..., None], torch.from_numpy(grey)[None]): assert (shown(show_image(x)) == grey).all()
+    for x in (grey, grey[None], grey[..., None], torch.from_numpy(grey)[None]):
+        assert (shown(show_image(x)) == grey).all()
 
 def test_three_rows_are_not_three_channels():
     "A picture whose last axis is a channel axis is taken channels last, whatever its height."
@@ -54,7 +60,8 @@ def test_errors_name_the_shape(shape):
 @given(st.integers(1, 30), st.one_of(st.none(), st.integers(1, 12)))
 def test_grid_shows_exactly_n(n, cols):
     axes = show_images([rgb]*n, [str(i) for i in range(n)], cols=cols)
-    assert len(axes) == n == len(axes[0].figure.axes) and [a.get_title() for a in axes] == [str(i) for i in range(n)]
+    assert len(axes) == n == len(axes[0].figure.axes)
+    assert [a.get_title() for a in axes] == [str(i) for i in range(n)]
     plt.close('all')
 
 def test_grid_of_a_batch_and_errors():
@@ -63,8 +70,8 @@ def test_grid_of_a_batch_and_errors():
     with pytest.raises(ValueError, match='2 pictures but 1 titles'): show_images([rgb, rgb], ['a'])
 
 def test_no_torch_at_import():
-    import subprocess, sys  # noqa: E401
-    code = 'import lessondl.plots, lessondl.datasets, sys; print("torch" in sys.modules, "matplotlib" in sys.modules)'
-    import os
+    code = ('import lessondl.plots, lessondl.datasets, sys\n'
+            'print("torch" in sys.modules, "matplotlib" in sys.modules)')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    assert subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True).stdout.split() == ['False', 'False']
+    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ['False', 'False'], done.stderr
