@@ -6,34 +6,35 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['augmentations', 'take_pixels', 'flip', 'reflect', 'pad_crop', 'as_float', 'rotate_zoom', 'lighting', 'symmetries', 'dihedral', 'Augment', 'augmentation']
+__all__ = ['augmentations', 'flip', 'take_pixels', 'reflect', 'pad_crop', 'as_float', 'rotate_zoom', 'lighting', 'symmetries', 'dihedral', 'Augment', 'augmentation']
 
-# %% ../nbs/06_data.ipynb #526c5d4d
+# %% ../nbs/06_data.ipynb #6f2f2687
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 
-def take_pixels(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Every picture's own choice of pixels, by one gather for the whole batch. Lesson 06_data.
-
-    `x` [B,C,H,W], `index` int64 [B,H2,W2] of pixels r*W + c -> [B,C,H2,W2] in channels-last memory."""
-    b, c, h, w = x.shape
-    pixels = x.permute(0, 2, 3, 1).reshape(b * h * w, c)       # no copy where memory is channels-last
-    index = index + torch.arange(b).view(b, 1, 1) * (h * w)
-    return pixels.index_select(0, index.reshape(-1)).view(b, *index.shape[1:], c).permute(0, 3, 1, 2)
 def flip(x: torch.Tensor,        # pictures [B,C,H,W]
          g: torch.Generator,     # where the draws come from
          p: float = 0.5          # chance of each picture to be mirrored
         ) -> torch.Tensor:
     "Mirror left and right, each picture with chance `p`. Lesson 06_data."
-    b, c, h, w = x.shape
-    cols = torch.arange(w)
-    cols = torch.where(torch.rand(b, 1, generator=g) < p, cols.flip(0), cols)              # [B,W]
-    return take_pixels(x, torch.arange(h).view(h, 1) * w + cols[:, None, :])
+    b = len(x)
+    both = x.permute(0, 2, 3, 1)                  # copying is fastest in the order that memory has
+    both = torch.cat([both, both.flip(2)])
+    return both.index_select(0, torch.arange(b) + b * (torch.rand(b, generator=g) < p)).permute(0, 3, 1, 2)
 
-# %% ../nbs/06_data.ipynb #f79cb111
+# %% ../nbs/06_data.ipynb #e9296f78
+def take_pixels(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Every picture's own choice of pixels, by one gather for the whole batch. Lesson 06_data.
+
+    `x` [B,C,H,W], `index` int32 [B,H2,W2] of pixels r*W + c -> [B,C,H2,W2] in channels-last memory."""
+    b, c, h, w = x.shape
+    pixels = x.permute(0, 2, 3, 1).reshape(b * h * w, c)       # no copy where memory is channels-last
+    index = index + torch.arange(0, b * h * w, h * w, dtype=torch.int32).view(b, 1, 1)
+    return pixels.index_select(0, index.view(-1)).view(b, *index.shape[1:], c).permute(0, 3, 1, 2)
+
 def reflect(i: torch.Tensor, n: int) -> torch.Tensor:
     "Positions outside [0, n) folded back at the edge pixels: -1 -> 1, n -> n-2. Lesson 06_data."
     period = max(2 * (n - 1), 1)
@@ -50,9 +51,9 @@ def pad_crop(x: torch.Tensor,            # pictures [B,C,H,W]
         raise ValueError(f"pad_crop: mode is 'reflect' or 'zeros', not {mode!r}")
     if pad < 0: raise ValueError(f'pad_crop: pad is a number of pixels, 0 or more, not {pad}')
     b, c, h, w = x.shape
-    shift = torch.randint(-pad, pad + 1, (2, b, 1), generator=g)
-    rows, cols = torch.arange(h) + shift[0], torch.arange(w) + shift[1]                     # [B,H], [B,W]
-    out = take_pixels(x, reflect(rows, h)[:, :, None] * w + reflect(cols, w)[:, None, :])
+    shift = torch.randint(-pad, pad + 1, (2, b, 1), generator=g, dtype=torch.int32)
+    rows, cols = (torch.arange(n, dtype=torch.int32) + s for n, s in zip((h, w), shift, strict=True))
+    out = take_pixels(x, (reflect(rows, h) * w)[:, :, None] + reflect(cols, w)[:, None, :])
     if mode == 'reflect': return out
     inside = ((rows >= 0) & (rows < h))[:, :, None] & ((cols >= 0) & (cols < w))[:, None, :]
     return out.masked_fill_(~inside[:, None], 0)
@@ -92,11 +93,11 @@ def lighting(x: torch.Tensor,             # pictures [B,C,H,W]
     mean = x.mean((1, 2, 3), keepdim=True)
     return ((x - mean) * (1 + u[0] * contrast)).add_(mean + u[1] * brightness).clamp_(0, 1)
 
-# %% ../nbs/06_data.ipynb #015d9846
+# %% ../nbs/06_data.ipynb #70508b32
 def symmetries(n: int) -> torch.Tensor:
     """The eight symmetries of the square as pixel positions [8,n,n]: four quarter turns, then the four
     quarter turns of the mirrored square. Number 0 changes nothing. Lesson 06_data."""
-    square = torch.arange(n * n).view(n, n)
+    square = torch.arange(n * n, dtype=torch.int32).view(n, n)
     return torch.stack([s.rot90(k) for s in (square, square.flip(1)) for k in range(4)])
 def dihedral(x: torch.Tensor,        # square pictures [B,C,S,S]
              g: torch.Generator      # where the draws come from
