@@ -156,7 +156,10 @@ def test_the_first_ten_code_cells_of_09_cifar10_run(lab, page, tmp_path):
     page.keyboard.press('Control+s')
 
     def saved():
-        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        try:
+            cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        except ValueError:     # still being written
+            return None
         code = [c for c in cells if c['cell_type'] == 'code'][:10]
         return code if all(c['execution_count'] for c in code) else None
     code = lab.wait_for(saved, 30, 'the notebook to be saved')
