@@ -2,19 +2,23 @@
 
     LESSONDL_DATA=... python benchmarks/learner_overhead.py [--pairs 9] [--pictures 5120]
 
-The same pictures, batches, augmentation, model, loss and optimiser; bf16 where the processor has it, channels-last. The two
-take turns, and change who begins, so that the machine's drift meets both. One ratio for each pair, Learner's seconds by the
-loop's; the median and the spread go to results/learner_overhead.json. Run it on a machine that does nothing else.
+The same pictures, batches, augmentation, model, loss and optimiser; bf16 where the processor has it,
+channels-last. The two take turns, and change who begins, so that the machine's drift meets both. One ratio
+for each pair, Learner's seconds by the loop's; the median and the spread go to results/learner_overhead.json.
+Run it on a machine that does nothing else.
 """
-import argparse, io, json, os, platform, statistics, sys, time
+import argparse
+import io
+import statistics
+import time
 from contextlib import redirect_stdout
-from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from machine import machine, write_json
 
 from lessondl.cnn import Resnet2, SimpleNet
 from lessondl.data import ImageData
@@ -22,14 +26,8 @@ from lessondl.datasets import cifar10, cifar10_stats
 from lessondl.learner import Learner, find_precision, seed_everything
 
 SEED, BS, LR = 0, 256, 1e-2
-models = {'Resnet2': lambda: Resnet2([16, 32, 64, 128, 256], 10, 0.2), 'SimpleNet': lambda: SimpleNet([32 * 32 * 3, 40, 10])}
-
-
-def cpu_name() -> str:
-    "The processor as the system names it"
-    info = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if info.exists() else []
-    return names[0] if names else platform.processor()
+models = {'Resnet2': lambda: Resnet2([16, 32, 64, 128, 256], 10, 0.2),
+          'SimpleNet': lambda: SimpleNet([32 * 32 * 3, 40, 10])}
 
 
 def plain_loop(data, model, bf16: bool):
@@ -49,7 +47,8 @@ def plain_loop(data, model, bf16: bool):
 
 def learner(data, model, bf16: bool):
     "The same epoch by `Learner.fit`, with recorder, progress, NaN check and schedule as they are by default"
-    learn = Learner(SimpleNamespace(train=data.train, valid=None), model, precision='bf16' if bf16 else 'fp32')
+    data = SimpleNamespace(train=data.train, valid=None)
+    learn = Learner(data, model, precision='bf16' if bf16 else 'fp32')
     def epoch() -> float:
         start = time.perf_counter()
         with redirect_stdout(io.StringIO()): learn.fit(LR, 1)    # the table of a hundred epochs helps nobody
@@ -72,31 +71,32 @@ def measure(name: str, arrays, pairs: int, repeat: int, bf16: bool) -> dict:
     ratios = sorted(a / b for a, b in zip(seconds['learner'], seconds['loop']))
     n = len(arrays[0]) * repeat
     return {'model': name, 'pairs': pairs, 'pictures': n, 'batch': BS,
-            'ratio': {'median': statistics.median(ratios), 'lowest': ratios[0], 'highest': ratios[-1], 'all': ratios},
-            'pictures_per_second': {k: n / statistics.median(v) for k, v in seconds.items()}, 'seconds': seconds}
+            'ratio': {'median': statistics.median(ratios), 'lowest': ratios[0], 'highest': ratios[-1],
+                      'all': ratios},
+            'pictures_per_second': {k: n / statistics.median(v) for k, v in seconds.items()},
+            'seconds': seconds}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--pairs', type=int, default=9)
     parser.add_argument('--pictures', type=int, default=5120)
-    parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'learner_overhead.json')
+    parser.add_argument('--out', type=Path,
+                        default=Path(__file__).parent / 'results' / 'learner_overhead.json')
     args = parser.parse_args()
     x, y, vx, vy, classes = cifar10()
     arrays = (np.array(x[:args.pictures]), y[:args.pictures], vx[:BS], vy[:BS], classes)
     bf16 = find_precision() == 'bf16'
-    runs = [measure('Resnet2', arrays, args.pairs, 1, bf16), measure('SimpleNet', arrays, args.pairs, 10, bf16)]
+    runs = [measure('Resnet2', arrays, args.pairs, 1, bf16),
+            measure('SimpleNet', arrays, args.pairs, 10, bf16)]
     for r in runs:
-        q = r['ratio']
-        print(f"{r['model']}: Learner / loop {q['median']:.3f} ({q['lowest']:.3f} to {q['highest']:.3f}, {r['pairs']} pairs), "
-              f"{r['pictures_per_second']['learner']:,.0f} and {r['pictures_per_second']['loop']:,.0f} pictures/s")
-    result = {'what': 'seconds of Learner.fit by seconds of the plainest loop, interleaved pairs', 'runs': runs, 'seed': SEED,
-              'precision': 'bf16' if bf16 else 'fp32', 'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
-              'hardware': {'cpu': cpu_name(), 'cores': os.cpu_count(), 'torch threads': torch.get_num_threads(),
-                           'load average at the end': os.getloadavg() if hasattr(os, 'getloadavg') else None},
-              'versions': {'python': sys.version.split()[0], 'torch': torch.__version__, 'numpy': np.__version__}}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + '\n')
+        q, speed = r['ratio'], r['pictures_per_second']
+        print(f"{r['model']}: Learner / loop {q['median']:.3f} ({q['lowest']:.3f} to {q['highest']:.3f}, "
+              f"{r['pairs']} pairs), {speed['learner']:,.0f} and {speed['loop']:,.0f} pictures/s")
+    write_json(args.out, {'what': 'seconds of Learner.fit by seconds of the plainest loop, interleaved pairs',
+                          'machine': machine(), 'precision': 'bf16' if bf16 else 'fp32', 'seed': SEED,
+                          'runs': runs})
 
 
 if __name__ == '__main__': main()

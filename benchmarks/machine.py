@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def cpu() -> str:
-    try: names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+    try:
+        lines = open('/proc/cpuinfo')
+        names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     except OSError: names = []
     return names[0] if names else platform.processor()
 
@@ -17,8 +19,9 @@ def machine() -> dict:
 
     import lessondl
     tests = {n: getattr(torch.cpu, f'_is_{n}_supported', bool)() for n in ('avx512_bf16', 'amx_tile')}
-    return dict(cpu=cpu(), cores=os.cpu_count(), torch_threads=torch.get_num_threads(), has=[n for n, yes in tests.items() if yes],
-                python=platform.python_version(), torch=torch.__version__.split('+')[0], numpy=numpy.__version__, lessondl=lessondl.__version__,
+    return dict(cpu=cpu(), cores=os.cpu_count(), torch_threads=torch.get_num_threads(),
+                has=[n for n, yes in tests.items() if yes], python=platform.python_version(),
+                torch=torch.__version__.split('+')[0], numpy=numpy.__version__, lessondl=lessondl.__version__,
                 date=datetime.date.today().isoformat())
 
 def write_json(path: Path, data):
