@@ -5,10 +5,10 @@ user write it.
 
 PYTHON is the interpreter of an environment in which that peer is installed (`pip install fastai==2.8.*`;
 `pip install keras torch`). Each library runs in a process of its own and waits for its turn; the turns
-alternate, so that the machine's drift meets all of them. One turn trains `pictures` pictures of CIFAR-10 once,
-by flip and padded crop, in batches of 256, with SGD; the first turn of each is not counted.
-lessondl: arrays in memory, its Learner's defaults. fastai: `ImageDataLoaders.from_folder` and `Learner.fit` on
-the same PyTorch model. Keras, on PyTorch: arrays, augmentation layers, the same net in Keras layers, mixed
+alternate, so that the machine's drift meets all of them. One turn trains `pictures` pictures of CIFAR-10
+once, by flip and padded crop, in batches of 256, with SGD; the first turn of each is not counted.
+lessondl: arrays in memory, its Learner's defaults. fastai: `ImageDataLoaders.from_folder` and `Learner.fit`
+on the same PyTorch model. Keras, on PyTorch: arrays, augmentation layers, the same net in Keras layers, mixed
 bfloat16, `model.fit`. The ratio of each turn, its median and its spread go to results/peers.json. Run it on a
 machine that does nothing else.
 """
