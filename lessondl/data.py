@@ -335,7 +335,7 @@ def check_sets(train, valid, test, classes, size) -> tuple[dict, list[str]]:
                              + ('make the channels equal' if ours[2] != first[2] else 'give size=...'))
     return sets, list(classes)
 
-# %% ../nbs/06_data.ipynb #ad19621c
+# %% ../nbs/06_data.ipynb #a39eea24
 class ImageData(PictureLoaders):
     """Labelled pictures as batches (x float32 [B,C,H,W], y int64 [B]): `.train`, `.valid`, `.test`.
 
@@ -348,10 +348,9 @@ class ImageData(PictureLoaders):
 
         `test`: (x, y), or x alone, whose labels are then -1. `size`: side in pixels (shorter side to it, then
         the middle). `aug`: a name (see `augmentation`, also for `pad`, `max_zoom`) or a function (x, g) -> x.
-        `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `seed`: of order and augmentation.
-        `drop_last`: leave out a last training batch that is not full."""
+        `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `drop_last`: no ragged last training batch."""
         sets, classes = check_sets((train_x, train_y), (valid_x, valid_y), test, classes, size)
-        x, _ = sets['train']
+        x = sets['train'][0]
         stats = channel_stats(x) if stats is None else check_stats(stats, x.shape[3])
         shown = size or side(*x.shape[1:3])
         if isinstance(aug, str): aug = augmentation(aug, shown, pad=pad, max_zoom=max_zoom)
@@ -365,16 +364,14 @@ class ImageData(PictureLoaders):
     @classmethod
     def from_folder(cls, path, train='train', valid='valid', test=None, size=None, aug='none', bs=64,
                     **kwargs):
-        """From files `path/train/<class>/<picture>`, decoded once and kept in memory as uint8.
-
-        `test`: a folder likewise, or one of pictures alone. All else as in `from_arrays`."""
+        """From files `path/train/<class>/<picture>`, decoded once and kept in memory as uint8. `test`: a folder
+        likewise, or one of pictures alone. All else as in `from_arrays`."""
         *first, classes = list_folder(Path(path, train))
         sets = [first, list_folder(Path(path, valid), classes)[:2]]
         if test is not None:
             test = Path(path, test)
             alone = test.is_dir() and not class_folders(test) and list_pictures(test)
             sets.append((alone, None) if alone else list_folder(test, classes)[:2])
-        # all folders are in order: only now are the pictures read, which takes long
-        first, held, *test = [(open_pictures(files, size), y) for files, y in sets]
+        first, held, *test = [(open_pictures(files, size), y) for files, y in sets]     # the slow part comes last
         return cls.from_arrays(*first, *held, classes, test=test[0] if test else None, size=size, aug=aug,
                                bs=bs, **kwargs)
