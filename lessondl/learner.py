@@ -218,7 +218,7 @@ class Recorder(Callback):
         if self.finder is None: raise ValueError("no curve yet: call learn.lr_find() first")
         return plot_lr_find(self.finder['lrs'], self.finder['smoothed'], self.finder['suggestions'], ax=ax)
 
-# %% ../nbs/08_learner.ipynb #03c07f83
+# %% ../nbs/08_learner.ipynb #8216818d
 def in_notebook() -> bool:
     "Is there a Jupyter kernel that shows rich output? Not in a terminal, a script or a test. Lesson 08."
     if 'IPython' not in sys.modules or 'IN_TEST' in os.environ: return False
@@ -240,7 +240,8 @@ class Progress(Callback):
     def begin(self, loader, times):
         self.total = times * len(loader) if hasattr(loader, '__len__') else None
         self.done, self.start = 0, time.monotonic()
-        self.drawn = self.start if self.first is None else 0.
+        self.drawn = 0. if self.first is not None else self.start + 1    # the quick leave no trace
+        if self.bar is not None: self.bar.close()    # a second pass over the pictures
         if not in_notebook():
             from tqdm import tqdm
             self.bar = tqdm(total=self.total, leave=False, disable=None, mininterval=self.every)
@@ -256,9 +257,6 @@ class Progress(Callback):
         if self.bar is None: return self.draw(learn)
         for line in self.table(learn).lines()[self.printed + (self.printed > 0):]: self.bar.write(line)
         self.printed = len(learn.recorder.epochs) - self.first
-
-    def after_validate(self, learn):
-        if not self.fitting: self.cleanup_fit(learn)
 
     def cleanup_fit(self, learn):
         self.fitting = False
@@ -282,7 +280,7 @@ class Progress(Callback):
                 line += f', {(self.drawn - self.start) / self.done * (self.total - self.done):.0f} s left'
             html += f'<progress value="{self.done}" max="{self.total or self.done}"></progress> {line}'
             text += f'\n{line}'
-        output = {'text/html': html, 'text/plain': text}
+        output = {'text/html': html, 'text/plain': text} if html else {'text/plain': ''}
         if self.handle is None: self.handle = display(output, raw=True, display_id=True)
         else: self.handle.update(output, raw=True)
 
@@ -548,7 +546,7 @@ def check_weights(model: nn.Module, weights: dict, path):
             raise ValueError(f"{path} does not fit this model: {k} is {list(weights[k].shape)} in the file, "
                              f"but {list(v.shape)} in the model")
 
-# %% ../nbs/08_learner.ipynb #14b95923
+# %% ../nbs/08_learner.ipynb #0a6fa815
 class Questions:
     "What a `Learner` can be asked; a part of `Learner`. Lesson 08."
     def evaluate(self, loader, with_loss: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
@@ -600,8 +598,9 @@ class Questions:
         if not hasattr(self.data, 'augmented'):
             raise TypeError("tta needs data.augmented(split): a loader in order, with training's "
                             "augmentation, as ImageData has it")
-        total, y = self.get_preds(split)
-        for _ in range(n): total = total + self.get_preds(self.data.augmented(split))[0]
+        with self.running(self.cbs):
+            total, y = self.get_preds(split)
+            for _ in range(n): total = total + self.get_preds(self.data.augmented(split))[0]
         return total / (n + 1), y
 
     def predict(self, image) -> tuple[str, int, torch.Tensor]:
