@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% ../nbs/09_cifar10.ipynb #6ebbd063
+# %% ../nbs/09_cifar10.ipynb #ff351fdc
 class SimpleNet(nn.Module):
-    "Dense layers with ReLU between them; `layers` are the sizes. [N,...] -> log-probabilities [N,layers[-1]]. Lesson 09."
+    """Dense layers with ReLU between them; `layers` are the sizes.
+    [N,...] -> log-probabilities [N,layers[-1]]. Lesson 09."""
     def __init__(self, layers: list[int]):
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in zip(layers[:-1], layers[1:])])
@@ -23,12 +24,14 @@ class SimpleNet(nn.Module):
         for layer in self.layers[:-1]: x = F.relu(layer(x))
         return F.log_softmax(self.layers[-1](x), dim=-1)
 
-# %% ../nbs/09_cifar10.ipynb #92ca5465
+# %% ../nbs/09_cifar10.ipynb #db2cea33
 class ConvNet(nn.Module):
-    "3x3 convolutions of stride 2 without padding, ReLU, global max pooling, a dense layer to `c` classes. [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."
+    """3x3 convolutions of stride 2 without padding, ReLU, global max pooling, a dense layer to `c` classes.
+    [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."""
     def __init__(self, layers: list[int], c: int):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Conv2d(a, b, kernel_size=3, stride=2) for a, b in zip(layers[:-1], layers[1:])])
+        self.layers = nn.ModuleList([nn.Conv2d(a, b, kernel_size=3, stride=2)
+                                     for a, b in zip(layers[:-1], layers[1:])])
         self.pool = nn.AdaptiveMaxPool2d(1)
         self.out = nn.Linear(layers[-1], c)
 
@@ -57,10 +60,11 @@ class ConvNet2(nn.Module):
         for layer in self.layers: x = layer(x)
         return F.log_softmax(self.out(F.adaptive_max_pool2d(x, 1).flatten(1)), dim=-1)
 
-# %% ../nbs/09_cifar10.ipynb #046b9b3f
+# %% ../nbs/09_cifar10.ipynb #63157d6a
 class BatchNorm(nn.Module):
-    """Batch normalisation by hand, equal to `nn.BatchNorm2d`: [N,C,H,W] -> [N,C,H,W]. In training by the batch's own mean and
-    variance, at evaluation by running ones. From Ioffe and Szegedy, arXiv 1502.03167. Lesson 09."""
+    """Batch normalisation by hand, equal to `nn.BatchNorm2d`: [N,C,H,W] -> [N,C,H,W]. In training by the
+    batch's own mean and variance, at evaluation by running ones. From Ioffe and Szegedy, arXiv 1502.03167.
+    Lesson 09."""
     def __init__(self, nf: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
@@ -68,7 +72,8 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(nf))       # the adder
         self.register_buffer('running_mean', torch.zeros(nf))
         self.register_buffer('running_var', torch.ones(nf))
-        self.register_buffer('num_batches_tracked', torch.tensor(0))    # as PyTorch's, so that their files of weights fit each other
+        # as PyTorch's, so that their files of weights fit each other
+        self.register_buffer('num_batches_tracked', torch.tensor(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean, var = self.running_mean, self.running_var
@@ -82,20 +87,22 @@ class BatchNorm(nn.Module):
         scale = self.weight / (var + self.eps).sqrt()
         return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
 
-# %% ../nbs/09_cifar10.ipynb #00df7315
+# %% ../nbs/09_cifar10.ipynb #b41ce260
 class BnLayer(nn.Module):
     """Convolution without bias, ReLU, batch normalisation; padded so that stride 1 keeps the size.
     [N,ni,H,W] -> [N,nf,ceil(H/stride),ceil(W/stride)]. `kernel_size` is odd. Lesson 09."""
-    def __init__(self, ni: int, nf: int, stride: int = 2, kernel_size: int = 3, norm: type[nn.Module] = nn.BatchNorm2d):
+    def __init__(self, ni: int, nf: int, stride: int = 2, kernel_size: int = 3,
+                 norm: type[nn.Module] = nn.BatchNorm2d):
         super().__init__()
         self.conv = nn.Conv2d(ni, nf, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False)
         self.norm = norm(nf)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor: return self.norm(F.relu(self.conv(x)))
 
-# %% ../nbs/09_cifar10.ipynb #1818ca14
+# %% ../nbs/09_cifar10.ipynb #5b02fcde
 class ConvBnNet(nn.Module):
-    "A 5x5 convolution, then a stride-2 `BnLayer` to each size, global max pooling, a dense layer. [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."
+    """A 5x5 convolution, then a stride-2 `BnLayer` to each size, global max pooling, a dense layer.
+    [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."""
     def __init__(self, layers: list[int], c: int):
         super().__init__()
         self.conv1 = nn.Conv2d(3, layers[0], kernel_size=5, stride=1, padding=2)
@@ -107,9 +114,10 @@ class ConvBnNet(nn.Module):
         for layer in self.layers: x = layer(x)
         return F.log_softmax(self.out(F.adaptive_max_pool2d(x, 1).flatten(1)), dim=-1)
 
-# %% ../nbs/09_cifar10.ipynb #64deda8b
+# %% ../nbs/09_cifar10.ipynb #4cdfc003
 class ConvBnNet2(nn.Module):
-    "`ConvBnNet` with a stride-1 `BnLayer` after each of stride 2. [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."
+    """`ConvBnNet` with a stride-1 `BnLayer` after each of stride 2.
+    [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."""
     def __init__(self, layers: list[int], c: int):
         super().__init__()
         self.conv1 = nn.Conv2d(3, layers[0], kernel_size=5, stride=1, padding=2)
@@ -122,14 +130,16 @@ class ConvBnNet2(nn.Module):
         for layer, layer2 in zip(self.layers, self.layers2): x = layer2(layer(x))
         return F.log_softmax(self.out(F.adaptive_max_pool2d(x, 1).flatten(1)), dim=-1)
 
-# %% ../nbs/09_cifar10.ipynb #58c36175
+# %% ../nbs/09_cifar10.ipynb #aef6ec60
 class ResnetLayer(BnLayer):
-    "`x` plus a `BnLayer` of it, which so learns the residual; stride 1 and `ni == nf`, since the two are added. [N,ni,H,W] -> the same. Lesson 09."
+    """`x` plus a `BnLayer` of it, which so learns the residual; stride 1 and `ni == nf`, as both are added.
+    [N,ni,H,W] -> the same. Lesson 09."""
     def forward(self, x: torch.Tensor) -> torch.Tensor: return x + super().forward(x)
 
-# %% ../nbs/09_cifar10.ipynb #13d1d856
+# %% ../nbs/09_cifar10.ipynb #8c479ed7
 class Resnet(nn.Module):
-    "A 5x5 convolution, then at each size a stride-2 `BnLayer` and two `ResnetLayer`s. [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."
+    """A 5x5 convolution, then at each size a stride-2 `BnLayer` and two `ResnetLayer`s.
+    [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."""
     def __init__(self, layers: list[int], c: int):
         super().__init__()
         self.conv1 = nn.Conv2d(3, layers[0], kernel_size=5, stride=1, padding=2)
@@ -140,12 +150,14 @@ class Resnet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x)
-        for layer, layer2, layer3 in zip(self.layers, self.layers2, self.layers3): x = layer3(layer2(layer(x)))
+        for layer, layer2, layer3 in zip(self.layers, self.layers2, self.layers3):
+            x = layer3(layer2(layer(x)))
         return F.log_softmax(self.out(F.adaptive_max_pool2d(x, 1).flatten(1)), dim=-1)
 
-# %% ../nbs/09_cifar10.ipynb #be8536d8
+# %% ../nbs/09_cifar10.ipynb #31980764
 class Resnet2(nn.Module):
-    "`Resnet` with a 7x7 `BnLayer` first and dropout `p` before the dense layer. [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."
+    """`Resnet` with a 7x7 `BnLayer` first and dropout `p` before the dense layer.
+    [N,3,H,W] -> log-probabilities [N,c]. Lesson 09."""
     def __init__(self, layers: list[int], c: int, p: float = 0.5):
         super().__init__()
         self.conv1 = BnLayer(3, layers[0], stride=1, kernel_size=7)
@@ -157,5 +169,6 @@ class Resnet2(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv1(x)
-        for layer, layer2, layer3 in zip(self.layers, self.layers2, self.layers3): x = layer3(layer2(layer(x)))
+        for layer, layer2, layer3 in zip(self.layers, self.layers2, self.layers3):
+            x = layer3(layer2(layer(x)))
         return F.log_softmax(self.out(self.drop(F.adaptive_max_pool2d(x, 1).flatten(1))), dim=-1)
