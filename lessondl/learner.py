@@ -218,7 +218,7 @@ class Recorder(Callback):
         if self.finder is None: raise ValueError("no curve yet: call learn.lr_find() first")
         return plot_lr_find(self.finder['lrs'], self.finder['smoothed'], self.finder['suggestions'], ax=ax)
 
-# %% ../nbs/08_learner.ipynb #8216818d
+# %% ../nbs/08_learner.ipynb #09626009
 def in_notebook() -> bool:
     "Is there a Jupyter kernel that shows rich output? Not in a terminal, a script or a test. Lesson 08."
     if 'IPython' not in sys.modules or 'IN_TEST' in os.environ: return False
@@ -240,7 +240,7 @@ class Progress(Callback):
     def begin(self, loader, times):
         self.total = times * len(loader) if hasattr(loader, '__len__') else None
         self.done, self.start = 0, time.monotonic()
-        self.drawn = 0. if self.first is not None else self.start + 1    # the quick leave no trace
+        self.drawn = self.start + 1    # no bar for what takes a second
         if self.bar is not None: self.bar.close()    # a second pass over the pictures
         if not in_notebook():
             from tqdm import tqdm
@@ -284,7 +284,7 @@ class Progress(Callback):
         if self.handle is None: self.handle = display(output, raw=True, display_id=True)
         else: self.handle.update(output, raw=True)
 
-# %% ../nbs/08_learner.ipynb #1d454669
+# %% ../nbs/08_learner.ipynb #1a2ac8ab
 class Schedule(Callback):
     """Sets rate and momentum before each training batch: each group's peak rate times the batch's factor.
     Lesson 08."""
@@ -304,8 +304,8 @@ class Schedule(Callback):
             set_momentum(group, learn.opt.defaults, None if self.momenta is None else float(self.momenta[i]))
 
 def set_momentum(group: dict, defaults: dict, value: float | None):
-    """SGD's momentum or Adam's first beta; `None`: the optimiser's own. One that is off (0) stays off. Lesson
-    08."""
+    """SGD's momentum or Adam's first beta; `None`: the optimiser's own. One that is off (0) stays off.
+    Lesson 08."""
     if defaults.get('momentum'): group['momentum'] = defaults['momentum'] if value is None else value
     elif 'betas' in defaults:
         group['betas'] = (defaults['betas'][0] if value is None else value, *defaults['betas'][1:])
@@ -353,10 +353,10 @@ class GradientClip(Callback):
     def __init__(self, max_norm: float): self.max_norm = max_norm
     def before_step(self, learn): nn.utils.clip_grad_norm_(learn.model.parameters(), self.max_norm)
 
-# %% ../nbs/08_learner.ipynb #51bf8b0f
+# %% ../nbs/08_learner.ipynb #8390767f
 def find_precision(device='cpu') -> str:
-    """`'bf16'` where the processor computes in bfloat16 itself, else `'fp32'`: found out, not assumed. Lesson
-    08."""
+    """`'bf16'` where the processor computes in bfloat16 itself, else `'fp32'`: found out, not assumed.
+    Lesson 08."""
     kind = torch.device(device).type
     if kind == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported() else 'fp32'
     questions = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
@@ -424,7 +424,7 @@ class SaveBest(Watch):
     def cleanup_fit(self, learn):
         if self.best > -math.inf: learn.load(self.name)
 
-# %% ../nbs/08_learner.ipynb #b9ae2661
+# %% ../nbs/08_learner.ipynb #ca3e6670
 def to_device(x, device, dtype: torch.dtype | None = None, channels_last: bool = False):
     """Tensors (also arrays, and tuples of them) on `device`; floats in `dtype`, pictures in channels-last
     order. Lesson 08."""
@@ -455,8 +455,8 @@ def output_problem(pred, y, loss_func, n_classes: int | None = None) -> str | No
                 f"set without labels, or has the last layer too few outputs?")
 
 def probabilities_of(loss_func):
-    """What makes probabilities of a model's output: sigmoid, for a regression nothing, else softmax. Lesson
-    08."""
+    """What makes probabilities of a model's output: sigmoid, for a regression nothing, else softmax.
+    Lesson 08."""
     f = loss_func.func if isinstance(loss_func, partial) else loss_func
     kind = f if f in vars(F).values() else type(f)
     if kind in (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss): return torch.sigmoid

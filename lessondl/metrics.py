@@ -8,12 +8,12 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['check_axes', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
 
-# %% ../nbs/08_learner.ipynb #f3b5e779
+# %% ../nbs/08_learner.ipynb #6da3562f
 import torch
 
 def check_axes(pred, y) -> tuple[torch.Tensor, torch.Tensor]:
-    """Predictions and targets as tensors; `ValueError` where the predictions have one axis too many. Lesson
-    08."""
+    """Predictions and targets as tensors; `ValueError` where the predictions have one axis too many.
+    Lesson 08."""
     pred, y = torch.as_tensor(pred), torch.as_tensor(y)
     if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
         raise ValueError(f"predictions {list(pred.shape)} for targets {list(y.shape)}: the first axis looks "
