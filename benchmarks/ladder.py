@@ -38,7 +38,7 @@ RUNGS = {
     'SimpleNet':  (lambda: SimpleNet([32*32*3, 40, 10]), ['fit(1e-2, 2)', 'fit(1e-2, 2, cycle_len=1)'],
                    ['fit_one_cycle(4, 0.02, wd=5e-4)'], 'none', (3, 3), (0.469, 110)),
     'ConvNet':    (lambda: ConvNet([3, 20, 40, 80], 10), ['fit(1e-1, 2)', 'fit(1e-1, 4, cycle_len=1)'],
-                   ['fit_one_cycle(6, 0.1, wd=5e-4)'], 'none', (3, 3), (0.599, 163)),
+                   ['fit_one_cycle(6, 0.1, wd=5e-4, moms=(0.9, 0.9))'], 'none', (3, 3), (0.599, 163)),
     'ConvNet2':   (lambda: ConvNet2([3, 20, 40, 80], 10), ['fit(1e-1, 2)', 'fit(1e-1, 2, cycle_len=1)'],
                    ['fit_one_cycle(4, 0.1, wd=5e-4)'], 'none', (3, 3), (0.518, 98)),
     'ConvBnNet':  (lambda: ConvBnNet(bn, 10), ['fit(3e-2, 2)', 'fit(1e-1, 4, cycle_len=1)'],
@@ -46,9 +46,9 @@ RUNGS = {
     'ConvBnNet2': (lambda: ConvBnNet2(bn, 10), ['fit(1e-2, 2)', 'fit(1e-2, 2, cycle_len=1)'],
                    ['fit_one_cycle(4, 0.2, wd=5e-4)'], 'flip+crop', (2, 2), (0.646, 116)),
     'Resnet':     (lambda: Resnet(bn, 10), long,
-                   ['fit_one_cycle(18, 0.2, wd=5e-4)'], 'flip+crop', (1, 2), (0.829, 1280)),
+                   ['fit_one_cycle(18, 0.1, wd=5e-4, moms=(0.9, 0.9))'], 'flip+crop', (1, 2), (0.829, 1280)),
     'Resnet2':    (lambda: Resnet2(wide, 10, 0.2), long,
-                   ['fit_one_cycle(18, 0.2, wd=5e-4)'], 'flip+crop', (1, 2), (0.849, 1330)),
+                   ['fit_one_cycle(16, 0.1, wd=5e-4, moms=(0.9, 0.9))'], 'flip+crop', (1, 2), (0.849, 1330)),
 }
 
 def run(rung: str, call: str, seed: int) -> dict:
