@@ -430,7 +430,8 @@ def test_group_values():
         0.5,
         0.5,
     ]
-    for bad in ([1, 2, 3], slice(None), slice(1, 2, 3), slice(0, 1), -1.0, float('nan')):
+    for bad in ([1, 2, 3], slice(None), slice(1, 2, 3), slice(0, 1), -1.0, float('nan'), slice(-1),
+                slice(float('nan')), slice(1e-3, float('inf')), slice(float('nan'), 1e-3), [0.1, -0.1]):
         with pytest.raises(ValueError):
             group_values(bad, 2)
     for bad in ('fast', None, ['a', 'b']):
@@ -477,6 +478,28 @@ def test_freeze_bn_keeps_statistics_of_the_body_only():
     learn.freeze_bn(False)
     learn.fit(0.1, 1)
     assert model[0][1].num_batches_tracked == 6
+
+
+def test_freeze_bn_holds_one_written_by_hand():
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer('running_mean', torch.zeros(4))
+            self.register_buffer('running_var', torch.ones(4))
+
+        def forward(self, x):
+            if self.training:
+                self.running_mean.lerp_(x.mean(0), 0.1)
+            return x - self.running_mean
+
+    norm = ByHand()
+    learn = learner(model=nn.Sequential(norm, nn.Linear(4, 3)), groups=list)
+    learn.freeze_bn()
+    learn.fit(0.1, 1)
+    assert not norm.running_mean.any()
+    learn.freeze_bn(False)
+    learn.fit(0.1, 1)
+    assert norm.running_mean.any()
 
 
 # ---- asking
@@ -586,7 +609,11 @@ def test_several_inputs_and_float64():
         (lambda: learner(cbs=[print]), TypeError, 'no Callback'),
         (lambda: learner(precision='fp16'), ValueError, "'fp32'"),
         (lambda: learner(metrics=[accuracy, accuracy]), ValueError, 'share a name'),
+        (lambda: learner(metrics=['accuracy']), TypeError, "a function .* this is 'accuracy'"),
+        (lambda: learner(metrics='accuracy'), TypeError, "a function .* this is 'accuracy'"),
         (lambda: learner(data(train=[])).fit(0.1, 1), ValueError, 'no batch'),
+        (lambda: learner(data(train=[])).lr_find(), ValueError, 'data.train has no batch'),
+        (lambda: learner(data(train=[])).fit_one_cycle(1, 0.1), ValueError, 'data.train has no batch'),
         (lambda: learner(data(train=iter(batches()))).fit(0.1, 2), ValueError, 'generator that is used up'),
         (lambda: learner(data(train=iter(batches()))).fit_one_cycle(2, 0.1), TypeError, 'no length'),
         (lambda: learner(data(train=[torch.zeros(8, 4)])).fit(0.1, 1), TypeError, 'batches'),
@@ -644,6 +671,30 @@ def test_nan_is_named_with_place_rate_and_cause():
     assert any(isinstance(cb, StopOnNaN) for cb in learn.cbs) and learn.active is None
 
 
+def test_nan_in_an_evaluation_names_the_batch():
+    x, y = batches(1)[0]
+    learn = learner(data(valid=[*batches(2), (x * float('nan'), y)]))
+    with pytest.raises(FloatingPointError, match='loss holds NaN or infinity in batch 2 .* the input itself'):
+        learn.validate()
+    with pytest.raises(FloatingPointError, match='output holds NaN .* in batch 2 .* the input itself'):
+        learn.get_preds()
+    with torch.no_grad():
+        learn.model[1].weight.fill_(float('nan'))
+    for ask in (learn.validate, learn.get_preds):
+        with pytest.raises(FloatingPointError, match='batch 0 of an evaluation: the weights may be'):
+            ask()
+    assert learn.active is None
+
+
+def test_minus_infinity_is_a_probability_of_zero():
+    class Barred(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).index_fill(1, torch.tensor([2]), -float('inf'))
+
+    probs, _ = learner(data(valid=batches(2, c=2)), Barred(4, 3)).get_preds()
+    assert not probs[:, 2].any() and probs.isfinite().all()
+
+
 # ---- files
 
 
@@ -674,7 +725,17 @@ def test_a_crash_while_saving_leaves_the_old_file(tmp_path, monkeypatch, crash):
 
     owner = torch if crash == 'save' else lessondl.learner.os
     monkeypatch.setattr(owner, crash, fail)
-    with pytest.raises(OSError, match='No space'):
+    with pytest.raises(OSError, match=r'one\.pt could not be written .*No space.* is kept.*Make room'):
+        learn.save('one')
+    assert os.listdir(tmp_path) == ['one.pt'] and (tmp_path / 'one.pt').read_bytes() == old
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device that is always full is of Linux')
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    learn = learner(path=tmp_path)
+    old = learn.save('one').read_bytes()
+    monkeypatch.setattr(lessondl.learner, 'open', lambda p, mode: open('/dev/full', mode), raising=False)
+    with pytest.raises(OSError, match=r'one\.pt could not be written .*Make room'):
         learn.save('one')
     assert os.listdir(tmp_path) == ['one.pt'] and (tmp_path / 'one.pt').read_bytes() == old
 
