@@ -127,7 +127,7 @@ class Augment:
         def say(f, kwargs): return f"{f.__name__}({', '.join(f'{k}={v!r}' for k, v in kwargs.items())})"
         return f"Augment {self.name!r}: {' -> '.join(say(*s) for s in self.steps) or 'nothing'}"
 
-# %% ../nbs/06_data.ipynb #409ddaa9
+# %% ../nbs/06_data.ipynb #cb7984b2
 augmentations = ('none', 'flip+crop', 'side-on', 'top-down')
 
 def augmentation(name: str,                         # 'none', 'flip+crop', 'side-on' or 'top-down'
@@ -144,7 +144,8 @@ def augmentation(name: str,                         # 'none', 'flip+crop', 'side
     if name not in augmentations:
         raise ValueError(f"no augmentation is called {name!r}: take one of {', '.join(augmentations)}, "
                          'or give an Augment of your own')
-    zoom, turn = max_zoom or 1.0, 0 if name == 'flip+crop' else degrees
+    zoom, turn = 1.0 if max_zoom is None else max_zoom, 0 if name == 'flip+crop' else degrees
+    if not zoom >= 1: raise ValueError(f'augmentation: max_zoom is a factor of 1 or more, not {max_zoom}')
     if name == 'none':
         if pad or zoom != 1: raise ValueError("'none' does nothing: take 'flip+crop' for pad or max_zoom")
         return Augment([], name)

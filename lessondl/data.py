@@ -7,9 +7,9 @@ __all__ = ['picture_types', 'channel_stats', 'resize', 'factor_offset', 'BatchLo
            'check_stats', 'to_rgb', 'open_picture', 'list_pictures', 'class_folders', 'open_pictures', 'list_folder',
            'as_loader', 'Loaders', 'PictureLoaders', 'side', 'check_sets', 'ImageData']
 
-# %% ../nbs/06_data.ipynb #0f6e5b46
+# %% ../nbs/06_data.ipynb #d2043d1e
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -313,13 +313,15 @@ class PictureLoaders(Loaders):
                                                  aug=self.aug, seed=self.seed + 1, size=base.size)
         return self._augmented[split]
 
-# %% ../nbs/06_data.ipynb #6cdb00d7
+# %% ../nbs/06_data.ipynb #719c126b
 def side(h: int, w: int) -> int | tuple[int, int]:
     "How a size is told: one number for a square, else (height, width). Lesson 06_data."
     return h if h == w else (h, w)
 
 def check_sets(train, valid, test, classes, size) -> tuple[dict, list[str]]:
-    "{'train': (x, y), 'valid': ..., 'test': ...} of checked arrays, and the class names. Lesson 06_data."
+    """{'train': (x, y), 'valid': ..., 'test': ...} of checked arrays, and the class names. Lesson 06_data.
+
+    Classes that valid has and train lacks are told in a printed line: a small slice may well lack some."""
     if test is not None and not isinstance(test, (tuple, list)): test = test, None
     sets = {}
     for name, pair in {'train': train, 'valid': valid, 'test': test}.items():
@@ -333,22 +335,29 @@ def check_sets(train, valid, test, classes, size) -> tuple[dict, list[str]]:
         if ours[2] != first[2] or not size and ours != first:
             raise ValueError(f'{name} pictures are {ours} (height, width, channels), those of train {first}: '
                              + ('make the channels equal' if ours[2] != first[2] else 'give size=...'))
+    unseen = [str(classes[i]) for i in np.setdiff1d(sets['valid'][1], sets['train'][1])]
+    if unseen: print(f'valid has the classes {unseen}, which training has not: no net can know them')
     return sets, list(classes)
 
-# %% ../nbs/06_data.ipynb #41cc1a49
+# %% ../nbs/06_data.ipynb #8495c091
 class ImageData(PictureLoaders):
     """Labelled pictures as batches (x float32 [B,C,H,W], y int64 [B]): `.train`, `.valid`, `.test`.
 
     By `from_arrays`, by `from_folder`, or of any Datasets, DataLoaders or other batches. Lesson 06_data."""
     @classmethod
-    def from_arrays(cls, train_x, train_y, valid_x, valid_y, classes=None, *, test=None, size=None,
-                    aug='none', bs=64, stats=None, seed=0, pad=None, max_zoom=None, valid_bs=None,
-                    drop_last=False):
+    def from_arrays(cls, train_x: np.ndarray | torch.Tensor, train_y: np.ndarray | torch.Tensor,
+                    valid_x: np.ndarray | torch.Tensor, valid_y: np.ndarray | torch.Tensor,
+                    classes: list[str] | None = None, *,
+                    test: tuple | np.ndarray | torch.Tensor | None = None, size: int | None = None,
+                    aug: str | Callable | None = 'none', bs: int = 64, stats: tuple | None = None, seed: int = 0,
+                    pad: int | None = None, max_zoom: float | None = None, valid_bs: int | None = None,
+                    drop_last: bool = False) -> 'ImageData':
         """From pictures [N,H,W,C] or grey [N,H,W], uint8 or float32 in [0, 1], and labels [N].
 
         `test`: (x, y), or x alone, whose labels are then -1. `size`: side in pixels (shorter side to it, then
         the middle). `aug`: a name (see `augmentation`, also for `pad`, `max_zoom`) or a function (x, g) -> x.
-        `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `drop_last`: whole batches alone."""
+        `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `drop_last`: whole batches alone. Raises
+        ValueError for what does not fit; prints a line if valid has a class that train lacks."""
         sets, classes = check_sets((train_x, train_y), (valid_x, valid_y), test, classes, size)
         x = sets['train'][0]
         stats = channel_stats(x) if stats is None else check_stats(stats, x.shape[3])
@@ -362,8 +371,9 @@ class ImageData(PictureLoaders):
         return cls(**loaders, classes=classes, stats=stats, aug=aug, size=shown, seed=seed)
 
     @classmethod
-    def from_folder(cls, path, train='train', valid='valid', test=None, size=None, aug='none', bs=64,
-                    **kwargs):
+    def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid',
+                    test: str | None = None, size: int | None = None, aug: str | Callable | None = 'none',
+                    bs: int = 64, **kwargs) -> 'ImageData':
         """From files `path/train/<class>/<picture>`, decoded once and kept in memory as uint8. `test`: one
         likewise, or one of pictures alone. All else as in `from_arrays`."""
         *first, classes = list_folder(Path(path, train))

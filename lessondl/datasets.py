@@ -47,29 +47,37 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     order. It comes with the course; its sha256 stands in data/README.md. Lesson `00_setup`."""
     with np.load(_package/'digits.npz') as f: return f['x'], f['y'].astype(np.int64)
 
-# %% ../nbs/00_setup.ipynb #872fbd8d
+# %% ../nbs/00_setup.ipynb #15df1f41
 if os.environ.get('IN_TEST'):  # notebooks tested side by side: one thread each, or they wait for each other
     import torch
     torch.set_num_threads(1)
 
 def sample_only() -> bool:
-    "Are stand-ins asked for: `LESSONDL_SAMPLE=1`, or a test run (`IN_TEST`), unless `LESSONDL_SAMPLE=0`."
+    """Are stand-ins asked for: `LESSONDL_SAMPLE=1`, or a test run (`IN_TEST`), unless `LESSONDL_SAMPLE=0`.
+
+    Lesson `00_setup`."""
     asked = os.environ.get('LESSONDL_SAMPLE', '')
     return asked not in ('', '0') if asked else bool(os.environ.get('IN_TEST'))
 
 def cache_root() -> Path:
-    "The per-user folder for what can be made again; `XDG_CACHE_HOME` (on Windows `LOCALAPPDATA`) moves it."
+    """The per-user folder for what can be made again; `XDG_CACHE_HOME` (on Windows `LOCALAPPDATA`) moves it.
+
+    Lesson `00_setup`."""
     base = os.environ.get('LOCALAPPDATA' if os.name == 'nt' else 'XDG_CACHE_HOME')
     return (Path(base) if base else Path.home()/'.cache')/'lessondl'
 
 def data_root() -> Path:
-    "Where data is looked for first: `$LESSONDL_DATA`, else `data/` of the course, else `cache_root()`."
+    """Where data is looked for first: `$LESSONDL_DATA`, else `data/` of the course, else `cache_root()`.
+
+    Lesson `00_setup`."""
     if given := os.environ.get('LESSONDL_DATA'): return Path(given).expanduser()
     course = _package.parent
     return course/'data' if (course/'settings.ini').exists() and (course/'data').is_dir() else cache_root()
 
 def write_root() -> Path:
-    "Where downloads and caches go: the course's own `data/` if it can be written, else `cache_root()`."
+    """Where downloads and caches go: the course's own `data/` if it can be written, else `cache_root()`.
+
+    Lesson `00_setup`."""
     root = data_root()  # a folder that the reader named is read, never written
     return root if not os.environ.get('LESSONDL_DATA') and os.access(root, os.W_OK) else cache_root()
 
@@ -79,7 +87,7 @@ def _roots() -> list[Path]:
         print(f'LESSONDL_DATA names {data_root()}, and there is no such folder')
     return [data_root(), cache_root()]
 
-# %% ../nbs/00_setup.ipynb #77696d36
+# %% ../nbs/00_setup.ipynb #4569f1ae
 @dataclass(frozen=True)
 class Source:
     "A file to download: its name, its mirrors, and how it is known to be whole. Lesson `00_setup`."
@@ -90,7 +98,7 @@ class Source:
     sha256: str = ''
 
 def check_file(path: str | Path, source: Source) -> None:
-    "Raise ValueError unless the file has the size and the checksum that `source` states."
+    "Raise ValueError unless the file has the size and checksum that `source` states. Lesson `00_setup`."
     path = Path(path); size = path.stat().st_size
     if source.size is not None and size != source.size:
         raise ValueError(f'{path.name} has {size:,} bytes, expected {source.size:,}')
@@ -190,9 +198,9 @@ def _get(url: str, part: Path, source: Source, timeout: float) -> None:
     got = part.stat().st_size
     if total and got < total: raise ConnectionError(f'cut after {got:,} of {total:,} bytes')
 
-# %% ../nbs/00_setup.ipynb #0913c13c
+# %% ../nbs/00_setup.ipynb #6c4143b8
 class DownloadError(OSError):
-    "No mirror gave the file. `offline`: not one of them could even be reached."
+    "No mirror gave the file. `offline`: not one of them could even be reached. Lesson `00_setup`."
     def __init__(self, message: str, offline: bool = False):
         super().__init__(message); self.offline = offline
 
@@ -260,7 +268,7 @@ def _try_fetch(*names: str) -> Path | None:
         except OSError as e: print(f'no download: {e}')  # no folder that can be written
     return None
 
-# %% ../nbs/00_setup.ipynb #bc146cf3
+# %% ../nbs/00_setup.ipynb #f5623904
 def _check_member(name: str, plain: bool, archive: Path) -> None:
     "Refuse what would be written outside the folder, and links and devices."
     parts = PurePosixPath(name.replace('\\', '/')).parts
@@ -275,24 +283,26 @@ def _entries(archive: Path, opened: bool = True) -> Iterator[tuple[str, object]]
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as z:
                 for m in z.infolist():
+                    if m.is_dir() and not PurePosixPath(m.filename).parts: continue  # './', the folder itself
                     mode = stat.S_IFMT(m.external_attr >> 16)
                     _check_member(m.filename, mode in (0, stat.S_IFREG, stat.S_IFDIR), archive)
                     if not m.is_dir(): yield m.filename, z.open(m) if opened else None
         else:
             with tarfile.open(archive, 'r|*') as tar:  # as a stream: each byte is decompressed once
                 for m in tar:
+                    if m.isdir() and not PurePosixPath(m.name).parts: continue  # '.', the folder itself
                     _check_member(m.name, m.isfile() or m.isdir(), archive)
                     if m.isfile(): yield m.name, io.BytesIO(tar.extractfile(m).read()) if opened else None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as e:
         raise ValueError(f'{archive} is damaged or incomplete ({e}): delete it and fetch it again') from e
 
-# %% ../nbs/00_setup.ipynb #b81c30e9
+# %% ../nbs/00_setup.ipynb #8cf2e1d1
 def unpack(archive: str | Path, folder: str | Path) -> Path:
     """Unpack a tar archive (also .gz, .bz2, .xz) or a .zip into the new `folder`, whole or not at all.
 
     Returns `folder`; one that is there already is left as it is. Raises ValueError, before a byte is
-    written, for an entry that points outside, a link or a device, and for a damaged archive. Lesson
-    `00_setup`."""
+    written, for an entry that points outside, a link or a device, and for a damaged archive; OSError if the
+    disk is full. Lesson `00_setup`."""
     archive, folder = Path(archive), Path(folder)
     if folder.exists(): return folder
     for _ in _entries(archive, opened=False): pass  # the check, to the last entry
@@ -303,6 +313,10 @@ def unpack(archive: str | Path, folder: str | Path) -> Path:
             (tmp/name).parent.mkdir(parents=True, exist_ok=True)
             with open(tmp/name, 'wb') as f: shutil.copyfileobj(file, f)
         os.replace(tmp, folder)
+    except OSError as e:
+        if e.errno != errno.ENOSPC: raise
+        raise OSError(errno.ENOSPC, f'the disk is full: no room for {name} of {archive} in {folder.parent}. '
+                      'Make room and try again: nothing of it was kept') from e
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 

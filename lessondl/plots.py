@@ -8,8 +8,14 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['show_image', 'show_images']
 
-# %% ../nbs/00_setup.ipynb #3aa6f1c0
+# %% ../nbs/00_setup.ipynb #52c3cb33
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 def _to_hwc(x, mean=None, std=None) -> np.ndarray:
     "Any picture as [H,W] or [H,W,C], denormalised if `mean` and `std` are given."
@@ -24,8 +30,9 @@ def _to_hwc(x, mean=None, std=None) -> np.ndarray:
     if x.ndim == 3 and x.shape[-1] == 1: x = x[..., 0]
     return np.clip(x, 0, 1) if x.ndim == 3 and x.dtype != np.uint8 else x
 
-def show_image(x, title: str | None = None, ax=None, mean=None, std=None, cmap: str = 'gray',
-               size: float = 2., **kw):
+def show_image(x: ArrayLike, title: str | None = None, ax: 'Axes | None' = None,
+               mean: ArrayLike | None = None, std: ArrayLike | None = None, cmap: str = 'gray',
+               size: float = 2., **kw) -> 'Axes':
     """Show one picture, [H,W], [H,W,C] or [C,H,W], uint8 or float in [0,1], tensor or array.
 
     Returns the axes. `mean` and `std`, one number a channel, take a normalised picture back first. `size`
@@ -38,8 +45,10 @@ def show_image(x, title: str | None = None, ax=None, mean=None, std=None, cmap: 
     if title is not None: ax.set_title(title, fontsize=9)
     return ax
 
-# %% ../nbs/00_setup.ipynb #d35ba5d2
-def show_images(xs, titles=None, cols: int | None = None, mean=None, std=None, size: float = 1.2, **kw):
+# %% ../nbs/00_setup.ipynb #7e254af8
+def show_images(xs: Sequence[ArrayLike], titles: Sequence | None = None, cols: int | None = None,
+                mean: ArrayLike | None = None, std: ArrayLike | None = None, size: float = 1.2,
+                **kw) -> 'list[Axes]':
     """Show exactly `len(xs)` pictures, as `show_image` takes them, in a grid of `cols` columns.
 
     Returns their axes. Raises ValueError if there is no picture, or not one title for each. Lesson

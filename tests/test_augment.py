@@ -176,5 +176,8 @@ def test_names_and_arguments():
     assert augmentation('side-on', 64, pad=8).steps[1][1] == {'pad': 8, 'mode': 'reflect'}
     assert augmentation('flip+crop', 32, max_zoom=1.1).steps[2][1] == {'degrees': 0, 'max_zoom': 1.1}
     with refuses("called 'flip'"): augmentation('flip', 32)
+    for name in augmentations:
+        for zoom in (0, .9, float('nan')):
+            with refuses('max_zoom is a factor of 1 or more'): augmentation(name, 32, max_zoom=zoom)
     with refuses('does nothing'): augmentation('none', 32, pad=4)
     assert 'flip(p=0.5)' in repr(Augment([(flip, {'p': .5})]))

@@ -244,6 +244,15 @@ def test_sets_that_do_not_fit_together():
     with refuses('stats: expected'): check_stats(((0., 0.), (1., 0.)), 2)
     with refuses("called 'sideon'"): ImageData.from_arrays(x, y, vx, vy, aug='sideon')
     with refuses('bs=0'): ImageData.from_arrays(x, y, vx, vy, bs=0)
+    with refuses('max_zoom is'): ImageData.from_arrays(x, y, vx, vy, aug='side-on', max_zoom=0)
+
+
+def test_a_class_that_training_never_sees_is_told(capsys):
+    x, _, vx, _ = arrays(4, 3)
+    ImageData.from_arrays(x, [0, 1, 0, 1], vx, [0, 1, 0], ['a', 'b', 'c'])
+    assert capsys.readouterr().out == ''
+    ImageData.from_arrays(x, [0, 1, 0, 1], vx, [0, 1, 2], ['a', 'b', 'c'])
+    assert "['c'], which training has not" in capsys.readouterr().out
 
 
 # --- files

@@ -262,6 +262,20 @@ def test_unpack(tmp_path):
     assert unpack(tmp_path/'missing.zip', tmp_path/'out') == tmp_path/'out'  # already unpacked
     assert sorted(p.name for p in tmp_path.iterdir() if p.name[:3] in ('out', '.un')) == ['out', 'out2']
 
+def test_unpack_what_was_packed_as_a_dot(tmp_path):
+    (tmp_path/'in'/'a').mkdir(parents=True); (tmp_path/'in'/'a'/'b.txt').write_text('hello')
+    with tarfile.open(tmp_path/'x.tgz', 'w:gz') as t: t.add(tmp_path/'in', '.')
+    with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z: z.writestr('./', ''); z.writestr('./a/b.txt', 'hello')
+    for k, name in enumerate(('x.tgz', 'x.zip')):
+        assert (unpack(tmp_path/name, tmp_path/f'out{k}')/'a'/'b.txt').read_text() == 'hello'
+
+def test_unpack_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_): raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr(D.shutil, 'copyfileobj', full); (tmp_path/'home').mkdir()
+    with pytest.raises(OSError, match='no room for a/b.txt of .*x.tgz.*Make room') as error:
+        unpack(tar_of(tmp_path/'x.tgz', good), tmp_path/'home'/'out')
+    assert error.value.errno == errno.ENOSPC and list((tmp_path/'home').iterdir()) == []
+
 @pytest.mark.parametrize('entry', evil, ids=lambda e: e[0])
 def test_unpack_refuses(tmp_path, entry):
     (tmp_path/'in').mkdir(); home = tmp_path/'home'; home.mkdir()

@@ -1,5 +1,6 @@
 """The map keeps its word: links, terms, names and quoted errors are those of the course as it is."""
 import ast
+import csv
 import json
 import re
 from pathlib import Path
@@ -83,6 +84,39 @@ def test_terms_stand_once_and_in_order():
     assert len(terms) > 40 and terms == sorted(set(terms))
 
 
+# bold, and no terms: what begins a paragraph. Those that end in a stop or a colon need no place here
+no_terms = {'at the end you will have built', 'at the end of this lesson', 'you will have built', 'needs',
+            'you need', 'time', 'a refactoring is proved when it gives the same numbers'}
+
+
+@pytest.mark.parametrize('lesson', existing)
+def test_each_bold_term_of_a_lesson_is_in_the_table(lesson):
+    terms = {row[0].lower() for row in table(section('Terms, and the lesson that defines each'))}
+    prose = re.sub(r'```.*?```', '', markdown(nbs / f'{lesson}.ipynb'), flags=re.S)
+    bold = {re.sub(r'\s+', ' ', b).lower() for b in re.findall(r'\*\*(.+?)\*\*', prose, re.S)}
+    assert sorted(b for b in bold - no_terms - terms if b[-1] not in '.:?') == []
+
+
+notes = list(csv.DictReader((nbs / 'notes.csv').read_text(encoding='utf-8').splitlines()))
+
+
+@pytest.mark.parametrize('row', notes, ids=lambda r: f'{r["notes"]}-{r["heading"]}')
+def test_each_heading_of_the_notes_has_its_place(row):
+    assert row['notes'] and row['heading']
+    if row['cell']:
+        headings = re.findall(r'^#+ +(.+?) *$', markdown(nbs / f'{row["lesson"]}.ipynb'), re.M)
+        assert row['cell'] in headings
+    else:
+        readme = (root / 'README.md').read_text(encoding='utf-8')
+        planned = re.search(r'^Planned,.*?\n\n', readme, re.M | re.S)[0]
+        assert f'`{row["lesson"]}`' in planned
+
+
+def test_the_headings_of_the_notes_stand_once():
+    pairs = [(row['notes'], row['heading']) for row in notes]
+    assert len(pairs) > 60 and len(pairs) == len(set(pairs))
+
+
 def test_the_lessons_are_those_that_exist():
     coming = [row[0].strip('`') for row in table(section('The lessons'))]
     assert coming and not set(coming) & set(existing)
@@ -93,9 +127,11 @@ def test_the_lessons_are_those_that_exist():
         assert sorted(told) == existing
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r'\]\((?!https?:|#)([^)#]+)', index)
-    assert links and [link for link in links if not (nbs / link).exists()] == []
+@pytest.mark.parametrize('path', sorted(nbs.glob('*.ipynb')), ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    links = re.findall(r'\]\((?!https?:|#)([^)#\s]+)', markdown(path))
+    assert links or path.stem != 'index'
+    assert [link for link in links if not (nbs / link).exists()] == []
 
 
 def test_our_names_beside_those_of_fastai_exist():
