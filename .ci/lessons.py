@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import base64
 import hashlib
 import json
 import os
@@ -294,6 +295,16 @@ def readme_with_lessons(root: Path = root) -> str:
     return '\n'.join([head + begin, *rows, end + tail])
 
 
+def picture(root: Path = root) -> bytes:
+    "The picture of README.md: the figure of the cell in lesson 09 that says it is the one."
+    cells = read(root / 'nbs' / '09_cifar10.ipynb')['cells']
+    cell = next(c for c in cells if text(c['source']).startswith('# the picture of the README'))
+    found = [o['data']['image/png'] for o in cell['outputs'] if 'image/png' in o.get('data', ())]
+    if len(found) != 1:
+        raise ValueError('the picture of README.md is not drawn yet: run make lessons LESSON=09_cifar10')
+    return base64.b64decode(text(found[0]))
+
+
 # ---- command line ------------------------------------------------------------------------------------------
 
 def find_lesson(name: str) -> Path:
@@ -311,6 +322,8 @@ def main():
     args = parser.parse_args()
     if args.do == 'readme':
         (root / 'README.md').write_text(readme_with_lessons(), encoding='utf-8')
+        (root / 'nbs' / 'images').mkdir(exist_ok=True)
+        (root / 'nbs' / 'images' / 'ladder.png').write_bytes(picture())
     elif args.do == 'check':
         faults = check()
         print('\n'.join(faults) or 'in step')
