@@ -339,7 +339,7 @@ def check_sets(train, valid, test, classes, size) -> tuple[dict, list[str]]:
     if unseen: print(f'valid has the classes {unseen}, which training has not: no net can know them')
     return sets, list(classes)
 
-# %% ../nbs/06_data.ipynb #a20eb66b
+# %% ../nbs/06_data.ipynb #ddd10183
 class ImageData(PictureLoaders):
     """Labelled pictures as batches (x float32 [B,C,H,W], y int64 [B]): `.train`, `.valid`, `.test`.
 
@@ -350,8 +350,8 @@ class ImageData(PictureLoaders):
                     classes: list[str] | None = None, *,
                     test: tuple | np.ndarray | torch.Tensor | None = None, size: int | None = None,
                     aug: str | Callable | None = 'none', bs: int = 64, stats: tuple | None = None,
-                    seed: int = 0, pad: int | None = None, max_zoom: float | None = None, valid_bs: int | None = None,
-                    drop_last: bool = False) -> 'ImageData':
+                    seed: int = 0, pad: int | None = None, max_zoom: float | None = None,
+                    valid_bs: int | None = None, drop_last: bool = False) -> 'ImageData':
         """From pictures [N,H,W,C] or grey [N,H,W], uint8 or float32 in [0, 1], and labels [N].
 
         `test`: (x, y), or x alone, whose labels are then -1. `size`: side in pixels (shorter side to it, then
