@@ -231,7 +231,7 @@ def text_plain(text, mime='text/plain'):
     (stream('UserWarning: old\n', 'stderr'), 'stderr'),
     (stream('saved /home/ada/model.pt\n'), '/home/ada/model.pt'),
     (text_plain("PosixPath('/tmp/x1')"), '/tmp/x1'),
-    (text_plain('<b>/root/a</b>', 'text/html'), '/root/a'),
+    (text_plain('<b>/opt/a</b>', 'text/html'), '/opt/a'),
     (stream('C:\\Users\\ada\\x\n'), 'Users'),
     (text_plain('<function f at 0x7f1234567890>'), '0x7f1234567890'),
     (text_plain('', 'application/vnd.jupyter.widget-view+json'), 'widget'),
