@@ -7,6 +7,8 @@ a run.
     python benchmarks/ladder.py --call ours --seeds 0 1 2
     python benchmarks/ladder.py --show              print the committed table, run nothing
 
+Run without arguments it also measures what the committed table lacks so far: the notes' 41 epochs of the two
+ResNets, and a second seed of our calls for them.
 A run that stands in results/ladder.json already is measured again and replaced. `notes` are the training
 calls of the lecture notes' own run, `ours` those of this course, in the same number of epochs or fewer.
 """
