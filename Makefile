@@ -25,7 +25,7 @@ quick   := LESSONDL_SAMPLE=1 OMP_NUM_THREADS=1
 help:
 	@echo "make lab            open the course in JupyterLab  [PORT=8888] [BROWSER=no for a far machine]"
 	@echo "make test           every quick test: in-step, lint, test-lessons, test-library (each also by itself)"
-	@echo "make test-e2e       the tests that need Chromium or minutes of training"
+	@echo "make test-e2e       the tests that need Chromium, LibreOffice or minutes of training"
 	@echo "make export         write lessondl/*.py from the notebooks, and clean the notebooks"
 	@echo "make lessons        run the lessons on the best data there is and save their outputs  [LESSON=09_cifar10]"
 	@echo "make install        only make .venv and install into it  [VENV=.venv] [PYTHON=python3.11]"

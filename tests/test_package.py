@@ -15,7 +15,7 @@ without_notebook_tools = '''
 import sys
 
 absent = {'IPython', 'ipykernel', 'ipywidgets', 'notebook', 'nbconvert', 'nbformat', 'nbclient', 'nbdev',
-          'fastcore', 'execnb', 'ghapi', 'pandas', 'openpyxl', 'torchvision', 'pytest', 'hypothesis'}
+          'fastcore', 'execnb', 'ghapi', 'pandas', 'formulas', 'torchvision', 'pytest', 'hypothesis'}
 
 class Without:
     def __init__(self, finder): self.finder = finder
