@@ -429,7 +429,7 @@ def _arranged(shape: Iterable[int], weight: bool = False) -> Dims:
             else: way[d] = (below, 0); below *= shape[d]
     return [(n, *way[d]) for d, n in enumerate(shape)]
 
-# %% ../nbs/04_spreadsheet.ipynb #024e1c30
+# %% ../nbs/04_spreadsheet.ipynb #04a0dc8d
 def _form(places: np.ndarray) -> Dims | None:
     "The dimensions of a list of places that is regular, the innermost last, else None"
     dims = []
@@ -455,15 +455,15 @@ def _templates(outputs: int, x: np.ndarray) -> tuple[Dims, int]:
     h, w = Block(None, tile).size
     pieces = math.prod(n for n, _, _ in lead)
     if len(tile) == 1 and pieces == 1: return [(outputs, 0, 1) if h > 1 else (outputs, 1, 0), *tile], 1   # a matrix
-    side = next(s for s in range(math.isqrt(outputs), 0, -1) if outputs % s == 0)
-    if pieces == 1 and 4 * side * side >= outputs > 12: first = [(outputs // side, h + 1, 0), (side, 0, w + 1)]
-    else: first = [(outputs, h + 1, 0)]
+    wide = pieces * (w + 1) + 1                            # a grid of templates, as near a square as can be
+    side = min([s for s in range(1, outputs + 1) if outputs % s == 0], key=lambda s: abs(math.log(outputs * (h + 1) / (s * s * wide))))
+    first = [(outputs // side, h + 1, 0), (side, 0, wide)]
     return [*first, (pieces, 0, w + 1), *tile], len(first) + 1
 
 def _band(cells: Cells, step: Step, new: list[Step]) -> list[Block]:
     "The blocks of one step, side by side: weights and constants that no step before it had, then its own numbers"
     role = {id(o): k for k, o in step.operands.items()}
-    blocks, own = [], Block(step, _arranged(step.value.shape))
+    blocks, own = [], Block(step, _arranged(step.value.shape), caption='input' if step.op == 'input' else '')
     if step.op == 'convolution' and step.value.ndim == 4:
         n, f, h, w = step.value.shape
         kh = step.operands['weight'].value.shape[2]
@@ -490,7 +490,7 @@ def _band(cells: Cells, step: Step, new: list[Step]) -> list[Block]:
         blocks.append(block)
     return [*blocks, own]
 
-# %% ../nbs/04_spreadsheet.ipynb #49c286a8
+# %% ../nbs/04_spreadsheet.ipynb #be509b15
 class Layout:
     "The plan of a workbook: which steps have cells, on which sheet, and where. Lesson `04_spreadsheet`."
     head = 3           # rows over the numbers of a band: name, operation and shape, captions
@@ -509,7 +509,7 @@ class Layout:
         self.owner = np.full(self.total, -1)
         for i, s in enumerate(self.beside): self.owner[s.cells.numpy().ravel()] = i
         self.shown = [*t.inputs, *self.given, *self.steps, *self.extra]
-        largest = [float(s.value.abs().max()) for s in self.shown if s.value.numel()]
+        largest = [float(s.value.double().abs().max()) for s in self.shown if s.value.numel()]
         digits = max([len(f'{v:.{decimals}f}') for v in largest if v < 1e4] or [5])
         self.pixels = max(24, 5 * (digits + 1) + 6)                    # a cell is square, and its widest number fits
 
@@ -635,9 +635,7 @@ def _check(plan: Layout, max_cells: int):
                              f'are in {most.name}: {list(most.value.shape)}. Give a smaller input, fewer channels or units there, '
                              f'or a larger max_cells')
 
-# %% ../nbs/04_spreadsheet.ipynb #aa672ee5
-_hues = {'input': '#5B7083', 'weight': '#C55A11', 'constant': '#7F7F7F', 'answer': '#2E9E5B'}
-
+# %% ../nbs/04_spreadsheet.ipynb #0fb65444
 def _colour(ws, b: Block, answer: bool):
     "White to a hue; with numbers below 0 in it blue, white, red"
     value = b.step.value.double()
@@ -649,7 +647,7 @@ def _colour(ws, b: Block, answer: bool):
         ws.conditional_format(*at, dict(type='3_color_scale', min_type='num', mid_type='num', max_type='num', min_value=-most, mid_value=0,
                                         max_value=most, min_color='#6C8EBF', mid_color='#FFFFFF', max_color='#E58A7B'))
     else:
-        hue = '#7CC29A' if answer else '#9AA9B5' if b.step.op == 'input' else '#F0B48A'
+        hue = '#7CC29A' if answer else '#9AA9B5' if b.step.op == 'input' else '#E58A7B'
         ws.conditional_format(*at, dict(type='2_color_scale', min_type='num', max_type='num', min_value=0, max_value=most, min_color='#FFFFFF',
                                         max_color=hue))
 
@@ -669,8 +667,8 @@ class _Book:
         "A sheet of square cells, its title frozen, printed landscape and one page wide"
         ws = self.book.add_worksheet(name)
         ws.hide_gridlines(2)
-        ws.set_landscape(); ws.set_paper(9); ws.set_margins(.3, .3, .4, .4); ws.fit_to_pages(1, 0)
-        ws.set_header('&L&"Calibri"&9' + title.replace('&', '&&')[:200]); ws.set_footer('&R&8&A  &P/&N')
+        ws.set_landscape(); ws.set_paper(9); ws.set_margins(.3, .3, .4, .5); ws.fit_to_pages(1, 0)
+        ws.set_footer('&L&8' + title.replace('&', '&&')[:200] + '&R&8&A  &P/&N')
         return ws
 
     def squares(self, ws):
@@ -712,20 +710,20 @@ def _write_labels(book: _Book, ws, b: Block, names: list[str]):
         elif across: ws.write_string(b.row - 1, b.col + i * across, name, book.look(rotation=90, bold=True, valign='bottom'))
     if across and not down: ws.set_row_pixels(b.row - 1, max(book.pixels, 6 * max(map(len, names)) + 8))
 
-# %% ../nbs/04_spreadsheet.ipynb #9d7cc2e2
+# %% ../nbs/04_spreadsheet.ipynb #d06a0121
 def _write_map(book: _Book, plan: Layout, cells: Cells, blocks: list[Block], title: str):
     "The first sheet: every layer with a link, its shape, parameters and cells; and the answer"
     ws, t = book.sheet('map', title), plan.trace
     where = {id(b.step): b for b in blocks}
     own = {s.name: s for s in plan.steps}
     ws.set_default_row(15)
-    for c, w in enumerate((28, 20, 20, 15, 12, 10, 16, 3, 16, 13, 13)): ws.set_column(c, c, w)
+    for c, w in enumerate((28, 16, 24, 15, 12, 10, 3, 20, 3, 16, 13, 13)): ws.set_column(c, c, w)
     ws.write_string(0, 0, title, book.look(bold=True, font_size=14))
     ws.write_string(1, 0, 'Inputs and weights, under yellow captions, are yours to change; every other number is a formula of them.',
                     book.look(font_color='#595959', font_size=9))
     head = book.look(bold=True, bg_color='#DDEBF7', font_size=9, bottom=1, bottom_color='#9DC3E6')
     right = book.look(bold=True, bg_color='#DDEBF7', font_size=9, bottom=1, bottom_color='#9DC3E6', align='right')
-    for c, name in enumerate(('layer', 'kind', 'operation', 'shape', 'parameters', 'cells', 'where')):
+    for c, name in enumerate(('layer', 'kind', 'operation', 'shape', 'parameters', 'cells', '', 'where')):
         ws.write_string(3, c, name, right if c in (4, 5) else head)
     plain, grey = book.look(font_size=9), book.look(font_size=9, font_color='#808080')
     count, light = book.look(font_size=9, num_format='#,##0'), book.look(font_size=9, font_color='#0563C1', underline=1)
@@ -733,6 +731,7 @@ def _write_map(book: _Book, plan: Layout, cells: Cells, blocks: list[Block], tit
     for s in t.steps:
         o = own.get(s.name, s)
         b = where.get(id(o)) or where.get(id(s))
+        if not b and s.name != s.module: continue            # what only moves numbers is told where a layer does it
         look = plain if b else grey
         for c, text in enumerate((plan.titles.get(s.name, s.name), s.kind, s.op if b else f'{s.op} (only moves)', '×'.join(map(str, s.shape)) or '1')):
             ws.write_string(r, c, text, look)
@@ -742,11 +741,11 @@ def _write_map(book: _Book, plan: Layout, cells: Cells, blocks: list[Block], tit
         if b:
             ws.write_number(r, 5, s.value.numel(), count)
             at = xl_rowcol_to_cell(b.row, b.col)
-            ws.write_url(r, 6, f"internal:'{cells.sheets[b.sheet]}'!{at}", light, f'{cells.sheets[b.sheet]}!{at}')
+            ws.write_url(r, 7, f"internal:'{cells.sheets[b.sheet]}'!{at}", light, f'{cells.sheets[b.sheet]}!{at}')
         r += 1
     numbers = [s for s in plan.given if s.op == 'weight']
     ws.write_string(r, 0, 'all', book.look(bold=True, font_size=9, top=1))
-    for c in range(1, 7): ws.write_blank(r, c, None, book.look(top=1))
+    for c in range(1, 8): ws.write_blank(r, c, None, book.look(top=1))
     ws.write_number(r, 4, sum(s.value.numel() for s in numbers), book.look(bold=True, font_size=9, top=1, num_format='#,##0'))
     ws.write_number(r, 5, sum(s.value.numel() for s in plan.shown if s.op in ('input', *formulas, 'answer')), book.look(bold=True, font_size=9, top=1, num_format='#,##0'))
     ws.freeze_panes(4, 0)
@@ -767,24 +766,24 @@ def _write_answer(book: _Book, ws, plan: Layout, cells: Cells, head, right, most
     e = np.exp(value - value.max())
     plain, form = book.look(font_size=9), book.look(font_size=9, num_format='0.' + '0' * 4)
     heads = ['class' if plan.classes else 'number', 'answer' if not (chances and plan.classes) else 'probability'] + ([] if chances else ['probability'])
-    for c, text in enumerate(heads): ws.write_string(3, 8 + c, text, right if c else head)
+    for c, text in enumerate(heads): ws.write_string(3, 9 + c, text, right if c else head)
     for i, (name, ref, v) in enumerate(zip(plan.classes or map(str, range(n)), cells.refs(line), value.tolist())):
-        ws.write_string(4 + i, 8, name, plain)
-        ws.write_formula(4 + i, 9, '=' + ref, form, v)
-        if not chances and source == 'log_softmax': ws.write_formula(4 + i, 10, f'=EXP(J{5 + i})', form, math.exp(v))
+        ws.write_string(4 + i, 9, name, plain)
+        ws.write_formula(4 + i, 10, '=' + ref, form, v)
+        if not chances and source == 'log_softmax': ws.write_formula(4 + i, 11, f'=EXP(K{5 + i})', form, math.exp(v))
         elif not chances:
-            area = f'$J$5:$J${4 + n}'
-            ws.write_formula(4 + i, 10, f'=EXP(J{5 + i}-MAX({area}))/SUMPRODUCT(EXP({area}-MAX({area})))', form, float(e[i] / e.sum()))
-    column = 9 if chances else 10
+            area = f'$K$5:$K${4 + n}'
+            ws.write_formula(4 + i, 11, f'=EXP(K{5 + i}-MAX({area}))/SUMPRODUCT(EXP({area}-MAX({area})))', form, float(e[i] / e.sum()))
+    column = 10 if chances else 11
     if plan.classes:
         ws.conditional_format(4, column, 3 + n, column, dict(type='data_bar', bar_color='#A9D18E', min_type='num', min_value=0, max_type='num', max_value=1))
-        best = f'MATCH(MAX($J$5:$J${4 + n}),$J$5:$J${4 + n},0)'
-        ws.write_string(1, 8, 'The answer:', book.look(font_size=11, bold=True))
-        ws.write_formula(1, 9, f'=INDEX($I$5:$I${4 + n},{best})', book.look(font_size=11, bold=True, font_color='#2E9E5B'), plan.classes[int(value.argmax())])
+        best = f'MATCH(MAX($K$5:$K${4 + n}),$K$5:$K${4 + n},0)'
+        ws.write_string(1, 9, 'The answer:', book.look(font_size=11, bold=True))
+        ws.write_formula(1, 10, f'=INDEX($J$5:$J${4 + n},{best})', book.look(font_size=11, bold=True, font_color='#2E9E5B'), plan.classes[int(value.argmax())])
 
 def _write_index(book: _Book, plan: Layout, cells: Cells, blocks: list[Block]):
     "The last sheet: where each step's numbers stand, for `read_values`"
-    ws = book.book.add_worksheet('index')
+    ws = book.sheet('index', plan.trace.model)
     for c, w in enumerate((34, 12, 20, 16, 10, 34, 12, 60)): ws.set_column(c, c, w)
     head = book.look(bold=True, font_size=9, bg_color='#DDEBF7')
     for c, text in enumerate(('step', 'what', 'operation', 'shape', 'type', 'sheet', 'first cell', 'way: count, rows down, columns across')):
@@ -800,7 +799,7 @@ def _write_index(book: _Book, plan: Layout, cells: Cells, blocks: list[Block]):
         for c, text in enumerate(row): ws.write_string(r, c, 'answer' if c == 1 and r == len(rows) and row[1] == 'step' else text, plain)
     ws.freeze_panes(1, 0)
 
-# %% ../nbs/04_spreadsheet.ipynb #2e88d83f
+# %% ../nbs/04_spreadsheet.ipynb #069529bf
 def _plan(model, inputs, names, classes, decimals, max_cells):
     "Trace the model, check it, and find a place for everything"
     t = trace(model, *inputs, dtype=torch.float64)
@@ -820,8 +819,8 @@ def _plan(model, inputs, names, classes, decimals, max_cells):
             across, tall = across + w, max(tall, h)
             widest = max(widest, across)
         return widest, down + tall
-    shapes = {wrap: area(wrap) for wrap in (40, 56, 72, 90, 110, 140, 180, 230, 300, 400)}
-    best = min(shapes, key=lambda k: abs(math.log(shapes[k][0] / shapes[k][1] / 1.5)))
+    shapes = {wrap: area(wrap) for wrap in (40, 50, 60, 70, 80, 90, 100, 110)}      # more would be small on paper
+    best = min(shapes, key=lambda k: abs(math.log(shapes[k][0] / shapes[k][1] / 1.4)))
     if max(shapes[best]) > 1000: return plan, *_place(plan, None), None
     return plan, *_place(plan, best), best
 
@@ -957,16 +956,18 @@ def read_values(path: str | Path) -> dict[str, np.ndarray]:
     finally: wb.close()
     return out
 
-# %% ../nbs/04_spreadsheet.ipynb #66944833
+# %% ../nbs/04_spreadsheet.ipynb #ab96576e
 _always = """<?xml version="1.0" encoding="UTF-8"?>
 <oor:items xmlns:oor="http://openoffice.org/2001/registry" xmlns:xs="http://www.w3.org/2001/XMLSchema"
  xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
 <item oor:path="/org.openoffice.Office.Calc/Formula/Load"><prop oor:name="OOXMLRecalcMode" oor:op="fuse"><value>0</value></prop></item>
 </oor:items>"""
 
+_mac = '/Applications/LibreOffice.app/Contents/MacOS/soffice'
+
 def _libreoffice(sources: list[Path], folder: Path, to: str = 'xlsx', timeout: float = 600) -> list[Path]:
     "Convert files with LibreOffice, every formula computed anew; the results lie in `folder`"
-    program = shutil.which('soffice') or shutil.which('libreoffice') or '/Applications/LibreOffice.app/Contents/MacOS/soffice'
+    program = shutil.which('soffice') or shutil.which('libreoffice') or _mac
     if not Path(program).exists():
         raise FileNotFoundError('LibreOffice is not installed, and only a spreadsheet program can recalculate a workbook. Debian and Ubuntu: '
                                 'sudo apt-get install --no-install-recommends libreoffice-calc; others: https://www.libreoffice.org/download')
