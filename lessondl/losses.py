@@ -74,7 +74,7 @@ def cross_entropy(logits: torch.Tensor,  # [N,C] floats: the outputs, before sof
     labels = _indices(labels, logits.shape[1])
     return -log_softmax(logits).gather(1, labels[:, None]).mean()
 
-# %% ../nbs/02_softmax.ipynb #e3c81803
+# %% ../nbs/02_softmax.ipynb #36c3ccf0
 def _two_ways(x: torch.Tensor) -> torch.Tensor:
     "The outputs (x, 0) of two classes, yes and no: [...] becomes [...,2]"
     return torch.stack([x, torch.zeros_like(x)], -1)
@@ -83,7 +83,6 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
     "1 / (1 + exp(-x)) for floats of any size and shape: softmax of (x, 0). Raises `ValueError`. Lesson 02."
     return softmax(_two_ways(_floats('x', x)))[..., 0]
 
-#| export
 def binary_cross_entropy(logits: torch.Tensor,   # floats of any shape: the outputs, before sigmoid
                          targets: torch.Tensor,  # the same shape: 1 where the label is there, else 0
                          ) -> torch.Tensor:      # one number, in nats
