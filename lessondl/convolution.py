@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['kernels', 'relu', 'conv2d', 'max_pool2d', 'dense', 'ReceptiveField', 'receptive_field']
 
-# %% ../nbs/01_convolution.ipynb #36ab50e9
+# %% ../nbs/01_convolution.ipynb #a960127b
 from collections.abc import Sequence
 from numbers import Integral
 from typing import NamedTuple
@@ -32,7 +32,7 @@ def relu(x: Tensor) -> Tensor:
     "`max(0, x)` for each number, whatever the shape. Lesson `01_convolution`."
     return x.clamp(min=0)
 
-# %% ../nbs/01_convolution.ipynb #279c41b8
+# %% ../nbs/01_convolution.ipynb #1db6e5f0
 def _pair(name: str, value, least: int) -> tuple[int, int]:
     "A number for the rows and one for the columns, from one number or a pair"
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
@@ -49,6 +49,7 @@ def _windows(x: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> Tenso
                          f'(padding included): take a smaller window, more padding or a larger picture')
     return x.unfold(2, kh, sh).unfold(3, kw, sw)
 
+# %% ../nbs/01_convolution.ipynb #e4f90461
 def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,H,W]
            weight: Tensor,                      # F kernels [F,C,kh,kw]
            bias: Tensor | None = None,          # one number for each kernel, [F]
@@ -57,8 +58,8 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
            ) -> Tensor:                         # [N,F,H',W'], or [F,H',W'] for one picture
     """Convolution as in `F.conv2d`, by unfolding: each window becomes a row, and one matrix product does all.
 
-    H' = (H + 2 padding - kh) // stride + 1, and W' likewise. Raises ValueError for shapes or types that do not
-    fit together. Lesson `01_convolution`."""
+    H' = (H + 2 padding - kh) // stride + 1, and W' likewise. Raises ValueError for shapes or types that do
+    not fit together. Lesson `01_convolution`."""
     if weight.ndim != 4:
         raise ValueError(f'weight must have the shape [kernels, channels, rows, columns], but it has '
                          f'{list(weight.shape)}. One kernel [3,3] for one channel becomes weight[None, None]')
@@ -66,14 +67,15 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
     if x.ndim != 4:
         raise ValueError(f'x must be pictures [N,C,H,W] or one picture [C,H,W], but it has the shape '
                          f'{list(x.shape)}. A grey picture [H,W] becomes x[None]')
-    (f, c, kh, kw), (sh, sw), (ph, pw) = weight.shape, _pair('stride', stride, 1), _pair('padding', padding, 0)
+    (sh, sw), (ph, pw) = _pair('stride', stride, 1), _pair('padding', padding, 0)
+    f, c, kh, kw = weight.shape
     if x.shape[1] != c:
         raise ValueError(f'x has {x.shape[1]} channels but each kernel has {c} slices: a kernel needs one '
                          f'slice for each channel, weight [{f},{x.shape[1]},{kh},{kw}]')
     if bias is not None and bias.shape != (f,):
         raise ValueError(f'bias needs one number for each kernel, shape [{f}], but it has {list(bias.shape)}')
     if x.dtype != weight.dtype:
-        raise ValueError(f'x is {x.dtype} but weight is {weight.dtype}: convert one, as in x.to(weight.dtype)')
+        raise ValueError(f'x is {x.dtype} but weight is {weight.dtype}: convert one, as x.to(weight.dtype)')
     windows = _windows(F.pad(x, (pw, pw, ph, ph)), (kh, kw), (sh, sw))
     n, _, height, width = windows.shape[:4]
     rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(n, height*width, c*kh*kw)
@@ -81,10 +83,10 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
     if bias is not None: out = out + bias
     return out.transpose(1, 2).reshape(n, f, height, width)
 
-# %% ../nbs/01_convolution.ipynb #85a04512
+# %% ../nbs/01_convolution.ipynb #71353413
 def max_pool2d(x: Tensor,                                   # [N,C,H,W], or [C,H,W]
                size: int | tuple[int, int],                 # of the window
-               stride: int | tuple[int, int] | None = None  # None: the size, so that windows stand side by side
+               stride: int | tuple[int, int] | None = None  # None: the size, so windows stand side by side
                ) -> Tensor:
     """The largest number of each window, channel by channel, as `F.max_pool2d`. Rows and columns at the end
     that fill no whole window are left out. Raises ValueError if no window fits. Lesson `01_convolution`."""
@@ -95,35 +97,36 @@ def max_pool2d(x: Tensor,                                   # [N,C,H,W], or [C,H
     size = _pair('size', size, 1)
     return _windows(x, size, size if stride is None else _pair('stride', stride, 1)).amax((-2, -1))
 
-# %% ../nbs/01_convolution.ipynb #c4db182e
+# %% ../nbs/01_convolution.ipynb #f892f3b0
 def dense(x: Tensor,                   # activations [N, in], or [in]
-          weight: Tensor,              # [out, in]: a row of weights, one for each activation, for each output
+          weight: Tensor,              # [out, in]: for each output a weight for each activation
           bias: Tensor | None = None,  # [out]
           ) -> Tensor:                 # [N, out], or [out]
-    "The dense (fully connected, linear) layer, as `F.linear`. ValueError for wrong shapes. Lesson `01_convolution`."
+    "The dense layer, as `F.linear`. Raises ValueError for shapes that do not fit. Lesson `01_convolution`."
     if weight.ndim != 2:
         raise ValueError(f'weight must have the shape [out, in], but it has {list(weight.shape)}')
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f'x has the shape {list(x.shape)}, but each output has {weight.shape[1]} weights: the last '
-                         f'axis of x must be {weight.shape[1]} long. Pictures [N,C,H,W] need x.flatten(1) first')
+        raise ValueError(f'x has the shape {list(x.shape)}, but each output has {weight.shape[1]} weights: '
+                         f'the last axis of x must be as long. Pictures [N,C,H,W] need x.flatten(1) first')
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f'bias needs one number for each output, shape [{len(weight)}], but it has '
                          f'{list(bias.shape)}')
     out = x @ weight.T
     return out if bias is None else out + bias
 
-# %% ../nbs/01_convolution.ipynb #91dea49b
+# %% ../nbs/01_convolution.ipynb #70253af2
 class ReceptiveField(NamedTuple):
     "Output number i sees the input from `start + i*jump` on, `size` pixels long. Lesson `01_convolution`."
     size: int
     jump: int
     start: int
 
-def receptive_field(layers: Sequence[tuple[int, int, int]]  # (kernel, stride, padding) of each layer, first to last
+def receptive_field(layers: Sequence[tuple[int, int, int]]  # (kernel, stride, padding), first layer first
                     ) -> ReceptiveField:
     """The part of the input that one output number of a chain of layers sees, along one axis, in pixels.
 
-    A `start` below 0 lies in the padding. Pooling counts as a layer, ReLU as none. Lesson `01_convolution`."""
+    A `start` below 0 lies in the padding. Pooling counts as a layer, ReLU does not. Lesson
+    `01_convolution`."""
     size, jump, start = 1, 1, 0
     for kernel, stride, padding in layers:
         if kernel < 1 or stride < 1 or padding < 0:
