@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['show_image', 'show_images']
+__all__ = ['show_image', 'show_images', 'show_signed', 'show_numbers']
 
 # %% ../nbs/00_setup.ipynb #52c3cb33
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def show_image(x: ArrayLike, title: str | None = None, ax: 'Axes | None' = None,
     if title is not None: ax.set_title(title, fontsize=9)
     return ax
 
-# %% ../nbs/00_setup.ipynb #7e254af8
+# %% ../nbs/00_setup.ipynb #3385ec94
 def show_images(xs: Sequence[ArrayLike], titles: Sequence | None = None, cols: int | None = None,
                 mean: ArrayLike | None = None, std: ArrayLike | None = None, size: float = 1.2,
                 **kw) -> 'list[Axes]':
@@ -58,11 +58,43 @@ def show_images(xs: Sequence[ArrayLike], titles: Sequence | None = None, cols: i
     if n == 0: raise ValueError('no pictures to show')
     if titles is not None and len(titles) != n: raise ValueError(f'{n} pictures but {len(titles)} titles')
     cols = min(cols or 8, n); rows = -(-n//cols)
-    height = size + (.25 if titles is not None else 0)
+    lines = 0 if titles is None else max(str(t).count('\n') + 1 for t in titles)
+    height = size + (.08 + .17*lines if lines else 0)
     fig, grid = plt.subplots(rows, cols, figsize=(cols*size, rows*height), squeeze=False)
     for ax in grid.flat[n:]: ax.remove()
     axes = list(grid.flat[:n])
     for i, ax in enumerate(axes):
         show_image(xs[i], None if titles is None else str(titles[i]), ax, mean, std, **kw)
-    fig.tight_layout(pad=.3)
+    for _ in range(2): fig.tight_layout(pad=.3)  # after the first the pictures have changed their size
     return axes
+
+# %% ../nbs/00_setup.ipynb #4f35472f
+def _check_table(x) -> np.ndarray:
+    x = _to_hwc(x)
+    if x.ndim != 2: raise ValueError(f'expected one table of numbers [H,W], got shape {list(x.shape)}')
+    return x
+
+def show_signed(x: ArrayLike, title: str | None = None, ax: 'Axes | None' = None,
+                limit: float | None = None, **kw) -> 'Axes':
+    """Show numbers [H,W] of both signs: red above 0, blue below, white at 0; NaN is left blank.
+
+    `limit` is the size that has the full colour, by default that of the largest number. Returns the axes;
+    `kw` goes to `show_image`. Raises ValueError for any other shape. Lesson `00_setup`."""
+    x = _check_table(x).astype(float)
+    limit = float(limit or np.nanmax(abs(x), initial=0) or 1)
+    return show_image(x, title, ax, cmap='RdBu_r', vmin=-limit, vmax=limit, **kw)
+
+def show_numbers(x: ArrayLike, title: str | None = None, ax: 'Axes | None' = None,
+                 decimals: int = 0, **kw) -> 'Axes':
+    """`show_signed` for a small table, with each number written into its cell. Lesson `00_setup`."""
+    x = _check_table(x).astype(float)
+    if ax is None:
+        import matplotlib.pyplot as plt
+        _, ax = plt.subplots(figsize=(.4*x.shape[1], .4*x.shape[0] + .3))
+    image = show_signed(x, title, ax, **kw).images[-1]
+    for (r, c), value in np.ndenumerate(x):
+        if np.isnan(value): continue
+        dark = np.dot(image.cmap(float(image.norm(value)))[:3], (.3, .6, .1)) < .5  # as the eye sees it
+        ax.text(c, r, f'{round(value, decimals) + 0:.{decimals}f}', ha='center', va='center', fontsize=8,
+                color='white' if dark else 'black')  # + 0: no -0
+    return ax

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lessondl.plots import show_image, show_images
+from lessondl.plots import show_image, show_images, show_numbers, show_signed
 
 rng = np.random.default_rng(0)
 rgb = rng.integers(0, 256, (8, 6, 3), dtype=np.uint8)
@@ -68,6 +68,31 @@ def test_grid_of_a_batch_and_errors():
     assert len(show_images(torch.rand(5, 3, 8, 8))) == 5
     with pytest.raises(ValueError, match='no pictures'): show_images([])
     with pytest.raises(ValueError, match='2 pictures but 1 titles'): show_images([rgb, rgb], ['a'])
+
+@pytest.mark.parametrize('lines', [1, 2, 3])
+def test_titles_do_not_lie_on_the_row_above(lines):
+    axes = show_images([rgb]*6, ['\n'.join(['title']*lines)]*6, cols=3)
+    axes[0].figure.canvas.draw()
+    above, title = axes[0].get_window_extent(), axes[3].title.get_window_extent()
+    assert title.y1 <= above.y0 and axes[0].title.get_window_extent().y1 <= axes[0].figure.bbox.y1
+
+def test_signed_is_white_at_zero():
+    x = np.array([[-1., 0], [3, np.nan]])
+    for show in (show_signed, show_numbers):
+        image = show(torch.tensor(x)).images[0]
+        assert image.get_clim() == (-3, 3) and show(x, limit=1).images[0].get_clim() == (-1, 1)
+        below, zero, above = (image.cmap(float(image.norm(v)))[:3] for v in (-3, 0, 3))
+        assert min(zero) > .95 and below[2] > below[0] and above[0] > above[2]
+        assert show(np.zeros((2, 2))).images[0].get_clim() == (-1, 1)    # nothing to divide by
+        with pytest.raises(ValueError, match=r'one table.*got shape \[2, 3, 3\]'): show(np.zeros((2, 3, 3)))
+        plt.close('all')
+    assert show_signed(np.array([[0, 255]], np.uint8)).images[0].get_clim() == (-255, 255)
+
+def test_numbers_are_written_in_their_cells():
+    ax = show_numbers(np.array([[-2, -.04, np.nan], [.5, 1, 4]]), decimals=1)
+    assert [(t.get_text(), t.get_position()) for t in ax.texts] == [
+        ('-2.0', (0, 0)), ('0.0', (1, 0)), ('0.5', (0, 1)), ('1.0', (1, 1)), ('4.0', (2, 1))]
+    assert [t.get_color() for t in ax.texts][1::3] == ['black', 'white']
 
 def test_no_torch_at_import():
     code = ('import lessondl.plots, lessondl.datasets, sys\n'
