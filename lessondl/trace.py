@@ -5,28 +5,36 @@
 # %% auto #0
 __all__ = ['operations', 'moving', 'Step', 'Trace', 'trace']
 
-# %% ../nbs/03_trace.ipynb #edd75bf5
+# %% ../nbs/03_trace.ipynb #f0161984
 import bisect
+import functools
+import html
+import inspect
 import operator
+import os
 import re
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.utils import _pytree
 
-# %% ../nbs/03_trace.ipynb #c7a2ce97
+if TYPE_CHECKING: from matplotlib.axes import Axes
+
+# %% ../nbs/03_trace.ipynb #1d4e97c4
 @dataclass(eq=False, repr=False)
 class Step:
     """One operation of a traced model with the value it gave. Lesson `03_trace`.
 
-    `operands` are the steps it takes, by the name of the argument (`input`, `weight`, `bias`, ...); a weight is a step
-    as well, with `op` `'weight'`. `cells` has the shape of `value`: the number of each cell, the same wherever that
-    cell is only moved (a view, a slice, a transposition), and -1 where a constant was filled in."""
+    `operands` are the steps it takes, by the name of the argument (`input`, `weight`, `bias`, ...); a weight is
+    a step as well, with `op` `'weight'`. `cells` has the shape of `value`: the number of each cell, the same
+    wherever that cell is only moved (a view, a slice, a transposition), and -1 where a constant was filled in."""
     name: str                    # unique in its trace: the module's path, with the operation where that is needed
     op: str                      # 'input', 'weight', 'constant', or the operation: 'convolution', 'relu', ...
     value: torch.Tensor
@@ -50,234 +58,268 @@ class Step:
 
         `step.operands[k].value.flatten()[step.window(*index)[k]]` are those numbers, and the same of `cells` the
         cells they stand in. Padding is not in a window. Raises IndexError for a position that is not there."""
-        if len(index) != self.value.ndim or not all(-n <= i < n for i, n in zip(index, self.value.shape)):
+        n = self.value.ndim
+        if len(index) != n or not all(-m <= i < m for i, m in zip(index, self.value.shape)):
             raise IndexError(f'{self.name} has the shape {self.shape}: no position {list(index)} in it')
-        index = tuple(i % n for i, n in zip(index, self.value.shape))
+        index = tuple(i % m for i, m in zip(index, self.value.shape))
         if not self.operands: return {}
-        windows = operations[self.op](self, index)
+        windows = (_moved if self.moves else operations[self.op])(self, index)
         return {k: torch.as_tensor(w, dtype=torch.int64).flatten() for k, w in windows.items() if k in self.operands}
+
+    def sources(self) -> list['Step']:
+        "The steps it takes; in place of one that only moves numbers, those that the numbers come from"
+        found = {}
+        for o in self.operands.values():
+            found.update((id(s), s) for s in (o.sources() if o.moves else [o]))
+        return list(found.values())
 
     def __repr__(self) -> str: return f'{self.name}: {self.op} -> {self.shape}'
 
-# %% ../nbs/03_trace.ipynb #28ca2375
-def _positions(x: torch.Tensor) -> torch.Tensor:
-    "The flat position of each number of `x`, in the shape of `x`"
-    return torch.arange(x.numel()).reshape(x.shape)
+# %% ../nbs/03_trace.ipynb #ff5ae98c
+@functools.lru_cache(16)
+def _positions(shape: torch.Size) -> torch.Tensor:
+    "The flat position of each number of a tensor, in its shape"
+    return torch.arange(shape.numel()).reshape(shape)
 
-# %% ../nbs/03_trace.ipynb #b98ed04e
+def _at(step, operand): return _positions(step.operands[operand].value.shape)
+
+# %% ../nbs/03_trace.ipynb #f3bb6278
 def _pointwise(step, index):
     "One number of each operand, broadcast to the result's shape"
-    return {k: _positions(o.value).expand(step.value.shape)[index] for k, o in step.operands.items()}
+    return {k: _at(step, k).expand(step.value.shape)[index] for k in step.operands}
 
-# %% ../nbs/03_trace.ipynb #a4098cfe
+# %% ../nbs/03_trace.ipynb #23b682ac
 def _sliding(step, index, size, stride, padding, dilation):
-    "Where a window over the last dimensions lies: kernel positions and the places in the input, padding left out"
-    where = []
-    for i, n, k, s, p, d in zip(index, step.operands['input'].shape[-len(size):], size, stride, padding, dilation):
-        where.append([(j, i*s - p + j*d) for j in range(k) if 0 <= i*s - p + j*d < n])
-    kernel, place = zip(*[([j for j, _ in w], [a for _, a in w]) for w in where])
-    return kernel, place
+    "Where a window over the last dimensions lies, padding left out: places in the kernel, places in the input"
+    where = [[(j, i*s - p + j*d) for j in range(k) if 0 <= i*s - p + j*d < n] for i, n, k, s, p, d in zip(
+        index, step.operands['input'].shape[-len(size):], size, stride, padding, dilation)]
+    return [[j for j, _ in w] for w in where], [[at for _, at in w] for w in where]
 
 def _box(positions, lead, place):
-    "positions[*lead][every combination of `place`]"
+    "positions[lead], then every combination of `place`, one list for each dimension that is left"
     x = positions[lead]
     for d, at in enumerate(place): x = x.index_select(x.ndim - len(place) + d, torch.tensor(at, dtype=torch.int64))
     return x
 
-# %% ../nbs/03_trace.ipynb #73fb555d
+def _wide(v, dims: int) -> list: return list(v) * dims if len(v) == 1 else list(v)
+
+# %% ../nbs/03_trace.ipynb #a55d5bd4
 def _convolution(step, index):
     "All channels of the group under the kernel, and the kernel's numbers there"
     n, f, *out = index
-    x, w, a = step.operands['input'].value, step.operands['weight'].value, step.args
-    dims = len(w.shape[2:])
-    def wide(v): return list(v) * dims if len(v) == 1 else list(v)
-    kernel, place = _sliding(step, out, w.shape[2:], wide(a['stride']), wide(a['padding']), wide(a['dilation']))
-    first = f // (w.shape[0] // a['groups']) * w.shape[1]
-    return {'input': _box(_positions(x), (n, slice(first, first + w.shape[1])), place),
-            'weight': _box(_positions(w), (f,), kernel), 'bias': [f]}
+    w, a = step.operands['weight'].shape, step.args
+    kernel, place = _sliding(step, out, w[2:], *(_wide(a[k], len(out)) for k in ('stride', 'padding', 'dilation')))
+    first = f // (w[0] // a['groups']) * w[1]
+    return {'input': _box(_at(step, 'input'), (n, slice(first, first + w[1])), place),
+            'weight': _box(_at(step, 'weight'), (f,), kernel), 'bias': [f]}
 
-# %% ../nbs/03_trace.ipynb #174b112f
+# %% ../nbs/03_trace.ipynb #812b4b6f
 def _pool2d(step, index):
     "One channel under the window"
     *lead, i, j = index
     a = step.args
-    _, place = _sliding(step, (i, j), a['kernel_size'] * (3 - len(a['kernel_size'])),
-                        (a['stride'] or a['kernel_size']) * (3 - len(a['stride'] or a['kernel_size'])),
-                        a['padding'] * (3 - len(a['padding'])), (a.get('dilation') or [1, 1]) * (3 - len(a.get('dilation') or [1, 1])))
-    return {'input': _box(_positions(step.operands['input'].value), tuple(lead), place)}
+    size = _wide(a['kernel_size'], 2)
+    options = a['stride'] or size, a['padding'], a.get('dilation', [1])
+    _, place = _sliding(step, (i, j), size, *(_wide(v, 2) for v in options))
+    return {'input': _box(_at(step, 'input'), tuple(lead), place)}
 
 def _adaptive_pool2d(step, index):
     "One channel, from floor(i*n/m) up to ceil((i+1)*n/m)"
     *lead, i, j = index
-    x = step.operands['input'].value
-    place = [range(k*n // m, -(-(k + 1)*n // m)) for k, n, m in zip((i, j), x.shape[-2:], step.value.shape[-2:])]
-    return {'input': _box(_positions(x), tuple(lead), [list(p) for p in place])}
+    size, result = step.operands['input'].shape[-2:], step.shape[-2:]
+    place = [list(range(k*n // m, -(-(k + 1)*n // m))) for k, n, m in zip((i, j), size, result)]
+    return {'input': _box(_at(step, 'input'), tuple(lead), place)}
 
-# %% ../nbs/03_trace.ipynb #2bd2d5e4
+# %% ../nbs/03_trace.ipynb #f86f8895
 def _linear(step, index):
     "A row of the input, a row of the weights"
     *row, out = index
-    return {'input': _positions(step.operands['input'].value)[tuple(row)],
-            'weight': _positions(step.operands['weight'].value)[out], 'bias': [out]}
+    return {'input': _at(step, 'input')[tuple(row)], 'weight': _at(step, 'weight')[out], 'bias': [out]}
 
 def _matmul(left, right, plus=None):
     "A row of `left`, a column of `right`, and one number of `plus`"
     def window(step, index):
         *lead, i, j = index
-        out = {left: _positions(step.operands[left].value)[(*lead, i)],
-               right: _positions(step.operands[right].value)[(*lead, slice(None), j)]}
-        if plus: out[plus] = _positions(step.operands[plus].value).expand(step.value.shape)[index]
+        out = {left: _at(step, left)[(*lead, i)], right: _at(step, right)[(*lead, slice(None), j)]}
+        if plus: out[plus] = _at(step, plus).expand(step.value.shape)[index]
         return out
     return window
 
 def _embedding(step, index):
     "One number of the row that the index names, and that index"
     *at, j = index
-    at = tuple(at)
-    row = step.operands['indices'].value[at].long()
-    return {'weight': _positions(step.operands['weight'].value)[row, j],
-            'indices': _positions(step.operands['indices'].value)[at]}
+    row = step.operands['indices'].value[tuple(at)].long()
+    return {'weight': _at(step, 'weight')[row, j], 'indices': _at(step, 'indices')[tuple(at)]}
 
-# %% ../nbs/03_trace.ipynb #b39754c6
+# %% ../nbs/03_trace.ipynb #7eadf532
 def _whole_line(step, index):
     "All numbers along the dimension, which is as long in the result"
-    at = list(index); at[step.args['dim']] = slice(None)
-    return {'input': _positions(step.operands['input'].value)[tuple(at)]}
+    at = list(index)
+    at[step.args['dim']] = slice(None)
+    return {'input': _at(step, 'input')[tuple(at)]}
 
 def _reduced(step, index):
-    "All numbers of the dimensions that the result has lost"
-    x = step.operands['input'].value
+    "All numbers of the dimensions that the result has lost, or has with length 1"
+    x = _at(step, 'input')
     dims = step.args.get('dim')
     dims = range(x.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    dims = {d % x.ndim for d in dims}
-    kept = iter(index)
-    if step.args.get('keepdim'): return {'input': _positions(x)[tuple(slice(None) if d in dims else i for d, i in enumerate(index))]}
-    return {'input': _positions(x)[tuple(slice(None) if d in dims else next(kept) for d in range(x.ndim))]}
+    dims, kept = {d % x.ndim for d in dims}, iter(index)
+    if step.args.get('keepdim'): return {'input': x[tuple(slice(None) if d in dims else i for d, i in enumerate(index))]}
+    return {'input': x[tuple(slice(None) if d in dims else next(kept) for d in range(x.ndim))]}
 
-# %% ../nbs/03_trace.ipynb #59f0dc29
+# %% ../nbs/03_trace.ipynb #85048620
 def _batch_norm(step, index):
     "The number itself, and its channel's four"
-    return {k: _positions(o.value)[index if k == 'input' else index[1]] for k, o in step.operands.items()}
+    return {k: _at(step, k)[index if k == 'input' else index[1]] for k in step.operands}
 
 def _layer_norm(step, index):
     "The numbers that are normalised together, and one scale and one shift"
     d = len(step.args['normalized_shape'])
-    lead, last = index[:-d], index[-d:]
-    return {k: _positions(o.value)[lead if k == 'input' else last] for k, o in step.operands.items()}
+    return {k: _at(step, k)[index[:-d] if k == 'input' else index[-d:]] for k in step.operands}
 
-# %% ../nbs/03_trace.ipynb #3bf837a2
+# %% ../nbs/03_trace.ipynb #eb50302a
 #: name of an operation -> its window
 operations: dict[str, Callable] = {
     'convolution': _convolution, 'linear': _linear, 'addmm': _matmul('mat1', 'mat2', 'input'),
     'mm': _matmul('input', 'mat2'), 'bmm': _matmul('input', 'mat2'), 'embedding': _embedding,
-    'max_pool2d': _pool2d, 'avg_pool2d': _pool2d, 'adaptive_max_pool2d': _adaptive_pool2d,
-    'adaptive_avg_pool2d': _adaptive_pool2d, 'batch_norm': _batch_norm, 'layer_norm': _layer_norm,
-    'softmax': _whole_line, 'log_softmax': _whole_line,
-    'sum': _reduced, 'mean': _reduced, 'amax': _reduced, 'amin': _reduced, 'max': _reduced, 'min': _reduced,
-    **{op: _pointwise for op in '''add sub mul div pow neg abs exp expm1 log log1p sqrt rsqrt reciprocal sigmoid tanh
-       relu gelu leaky_relu elu clamp clamp_min clamp_max hardtanh maximum minimum where gt ge lt le eq ne sin cos
-       erf'''.split()}}
+    'max_pool2d': _pool2d, 'avg_pool2d': _pool2d,
+    'adaptive_max_pool2d': _adaptive_pool2d, 'adaptive_avg_pool2d': _adaptive_pool2d,
+    'batch_norm': _batch_norm, 'layer_norm': _layer_norm, 'softmax': _whole_line, 'log_softmax': _whole_line,
+    **{op: _reduced for op in 'sum mean var amax amin max min any'.split()},
+    **{op: _pointwise for op in '''add sub mul div pow neg abs sign exp expm1 log log1p sqrt rsqrt reciprocal
+       sigmoid tanh relu gelu leaky_relu elu clamp clamp_min clamp_max hardtanh maximum minimum where
+       gt ge lt le eq ne logical_not trunc sin cos erf'''.split()}}
 
 #: operations that only move numbers, or fill in constants
-moving = set('''view reshape permute transpose t slice select squeeze unsqueeze expand split split_with_sizes unbind cat
-    stack flip roll repeat clone alias detach index index_select constant_pad_nd copy to_copy unfold
-    lift_fresh_copy'''.split())
+moving = set('''view reshape permute transpose t slice select squeeze unsqueeze expand split split_with_sizes unbind
+    cat stack flip roll repeat clone alias detach index index_select index_put gather slice_scatter select_scatter
+    constant_pad_nd copy to_copy unfold lift_fresh_copy upsample_nearest1d upsample_nearest2d'''.split())
 
 # names under which the same operation is known to PyTorch's core
 _renamed = {'max_pool2d_with_indices': 'max_pool2d', '_native_batch_norm_legit_no_training': 'batch_norm',
             'native_layer_norm': 'layer_norm', '_softmax': 'softmax', '_log_softmax': 'log_softmax',
             '_adaptive_avg_pool2d': 'adaptive_avg_pool2d', '_to_copy': 'to_copy'}
 # arguments that say how a tensor is stored, not what is computed
-_storage = {'dtype', 'layout', 'device', 'pin_memory', 'memory_format', 'half_to_float'}
+_storage = {'dtype', 'layout', 'device', 'pin_memory', 'memory_format', 'half_to_float', 'non_blocking'}
 
-# %% ../nbs/03_trace.ipynb #6c3bef55
+# %% ../nbs/03_trace.ipynb #ca99f43f
+def _moved(step, index):
+    "The one place of the operands from which the number came (the first, if it stands in several); none for a constant"
+    number = int(step.cells[index])
+    window = {k: torch.tensor([], dtype=torch.int64) for k in step.operands}
+    for k, o in step.operands.items():
+        if number >= 0 and len(at := (o.cells.flatten() == number).nonzero()): return {**window, k: at[0]}
+    return window
+
+def _cells_of(name, node, operand_of, part):
+    "The cells of a moved tensor: the same operation, done on the numbers of the cells"
+    def cells(role, v):
+        if isinstance(v, (list, tuple)): return [cells(role, x) for x in v]
+        if not isinstance(v, torch.fx.Node): return v
+        o = operand_of(v)
+        return o.value if role in ('index', 'indices') else o.cells.double()    # some operations take no integers
+    given = {a.name: v for a, v in zip(node.target._schema.arguments, node.args)} | dict(node.kwargs)
+    if name == 'constant_pad_nd': given['value'] = -1.
+    out = node.target(**{k: cells(k, v) for k, v in given.items() if k not in _storage})
+    return (out if part is None else out[part]).long().contiguous()
+
+# %% ../nbs/03_trace.ipynb #2a6c6c00
 class _Run(torch.fx.Interpreter):
     "Run a graph and keep the value of every node; floating-point types that it asks for become `dtype`"
     def __init__(self, module, dtype):
-        super().__init__(module); self.dtype, self.values = dtype, {}
+        super().__init__(module)
+        self.dtype, self.values = dtype, {}
 
     def run_node(self, n):
-        value = super().run_node(n)
-        self.values[n] = value
-        return value
+        self.values[n] = super().run_node(n)
+        return self.values[n]
 
     def call_function(self, target, args, kwargs):
+        if '_assert' in str(target): return None      # PyTorch's own checks, of types too
         if self.dtype and getattr(kwargs.get('dtype'), 'is_floating_point', False):
             kwargs = {**kwargs, 'dtype': self.dtype}
-        return super().call_function(target, args, kwargs)
+        value = super().call_function(target, args, kwargs)
+        return value.zero_() if 'aten.empty' in str(target) else value    # not what memory happens to hold
 
-# %% ../nbs/03_trace.ipynb #1bfd36c0
+# %% ../nbs/03_trace.ipynb #948489c9
 def _own_line(frames: list[tuple[str, int, str]]) -> str:
     "Of frames (file, line number, code) the last that is neither PyTorch's nor Python's, as 'file:line: code', else ''"
-    def foreign(file): return file.startswith('<') and 'ipython' not in file or '/torch/' in file or '/lib/python3' in file
-    own = [f for f in frames if not foreign(f[0].replace(chr(92), '/')) and f[0] != __file__]
+    pytorch, python = Path(torch.__file__).parent, Path(os.__file__).parent
+    def foreign(file):
+        path = Path(file)
+        return (re.match('<(frozen|string|eval)', file) or path.is_relative_to(pytorch)
+                or path.is_relative_to(python) and not {'site-packages', 'dist-packages'} & set(path.parts))
+    own = [f for f in frames if not foreign(f[0])]
     if not own: return ''
     file, number, code = own[-1]
-    file = 'cell' if 'ipykernel' in file or 'ipython' in file else Path(file).name
-    return f'{file}:{number}: {code.strip()}'
+    file = 'cell' if re.search('ipykernel|<(i?python|stdin)', file) else Path(file).name
+    return f'{file}:{number}: {(code or "").strip()}'
 
-def _line_of(n) -> str:
+def _line_of(node) -> str:
     "The model's line that made the node"
-    frames = re.findall(r'File "(.*?)", line (\d+), in .*\n *(.*)', n.meta.get('stack_trace') or '')
-    return _own_line([(f, int(i), c) for f, i, c in frames])
+    frames = re.findall(r'File "(.*?)", line (\d+), in .*(?:\n    (.*))?', node.meta.get('stack_trace') or '')
+    return _own_line([(file, int(number), code) for file, number, code in frames])
 
-def _module_of(n) -> tuple[str, str]:
+def _module_of(node) -> tuple[str, str]:
     "Path and type of the innermost module that made the node"
-    stack = n.meta.get('nn_module_stack') or {}
+    stack = node.meta.get('nn_module_stack') or {}
     path, kind = list(stack.values())[-1] if stack else ('', '')
-    return path, (kind if isinstance(kind, str) else kind.__name__).rsplit('.')[-1]
+    return path.split('@')[0], (kind if isinstance(kind, str) else kind.__name__).rsplit('.')[-1]
 
-# %% ../nbs/03_trace.ipynb #3d40cb17
+# %% ../nbs/03_trace.ipynb #ec14d713
+def _eager(model, inputs):
+    "Run the model as it is; its buffers, the inputs and PyTorch's random state stay as they are"
+    def copy(x): return x.detach().clone() if isinstance(x, torch.Tensor) else x
+    buffers = {k: copy(b) for k, b in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return torch.func.functional_call(model, buffers, _pytree.tree_map(copy, inputs))
+
+def _why(model, inputs, error) -> Exception:
+    "What to tell the reader when PyTorch could not write the model down"
+    try: _eager(model, inputs)
+    except Exception as e:
+        shapes = ', '.join(str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in inputs)
+        return ValueError(f'the model does not run on {"inputs of the shape " + shapes if inputs else "no inputs"}: '
+                          f'{e}. Give trace what forward{inspect.signature(model.forward)} takes, with the batch '
+                          f'as in training.')
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    where = _own_line([(f.filename, f.lineno, f.line) for f in frames])
+    return NotImplementedError(
+        f'the model runs, but its steps cannot be written down, at {where or "a line that PyTorch does not tell"}. '
+        f'An `if` or a loop that depends on the numbers, NumPy or a Python number in the middle cannot be a step: '
+        f'use tensor operations there, as torch.where. PyTorch says: {str(error).strip().splitlines()[0][:200]}')
+
 def _export(model, inputs):
     "The model's graph of core operations; if it cannot be had, an error that says why"
-    keep = [(m, m.__dict__.copy(), m._buffers.copy()) for m in model.modules()]
+    holders = [vars(m) for m in model.modules()]
+    holders += [v for attributes in holders for v in attributes.values() if isinstance(v, (dict, list))]
+    kept = [(h, h.copy()) for h in holders]
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
             table = torch.export.default_decompositions()
             table.pop(torch.ops.aten.linear.default)   # stays whole: a dense layer is one step
-            return torch.export.export(model, inputs).run_decompositions(table)
-    except Exception as error:
-        shapes = ', '.join(str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in inputs)
-        try:
-            with torch.no_grad(): model(*inputs)
-        except Exception as e:
-            raise ValueError(f'the model does not run on inputs of the shape {shapes}: {e}') from e
-        where = _own_line([(f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__)])
-        raise NotImplementedError(
-            f'the model runs, but its steps cannot be written down once for all inputs, at {where or "a step"}: an `if` or '
-            f'a loop that depends on the values, NumPy or a Python number in the middle. Use tensor operations there. '
-            f'PyTorch says: {str(error).strip().splitlines()[0]}') from error
-    finally:   # a state that the model keeps, as `self.h`, is as it was before
-        for m, d, b in keep: m.__dict__.clear(); m.__dict__.update(d); m._buffers.clear(); m._buffers.update(b)
+            return torch.export.export(model, inputs, strict=False).run_decompositions(table)
+    except Exception as error: raise _why(model, inputs, error) from error
+    finally:    # what the model keeps, as `self.h`, is as it was before
+        for holder, before in kept:
+            holder.clear()
+            holder.extend(before) if isinstance(holder, list) else holder.update(before)
 
-# %% ../nbs/03_trace.ipynb #cbaa691e
-def _cells_of(step, name, n, operand_of, part):
-    "The cells of a moved tensor: the same operation, done on the numbers of the cells"
-    def cells(role, v):
-        if isinstance(v, (list, tuple)): return [cells(role, a) for a in v]
-        if not isinstance(v, torch.fx.Node): return v
-        o = operand_of(v)
-        return o.value if role in ('index', 'indices') else o.cells
-    given = {a.name: v for a, v in zip(n.target._schema.arguments, n.args)} | dict(n.kwargs)
-    if name == 'constant_pad_nd': given['value'] = -1
-    given = {k: cells(k, v) for k, v in given.items() if k not in _storage}
-    out = n.target(**given)
-    return out if part is None else out[part]
-
-# %% ../nbs/03_trace.ipynb #be8eb932
+# %% ../nbs/03_trace.ipynb #fb13487b
 class Trace(Sequence):
     """What a model computed for some inputs: its steps in order, the inputs first. Lesson `03_trace`.
 
-    `trace[i]` and `trace['layers.0']` give a `Step`. `inputs`, `outputs`, `weights` and `constants` are lists of steps;
-    weights and constants are not among the steps of the sequence."""
+    `trace[i]` and `trace['layers.0']` give a `Step`. `inputs`, `outputs`, `weights` and `constants` are lists of
+    steps; weights and constants are not among the steps of the sequence."""
     def __init__(self, model: str, steps: list[Step], weights: list[Step], constants: list[Step], outputs: list[Step]):
         self.model, self.steps, self.weights, self.constants, self.outputs = model, steps, weights, constants, outputs
         self.inputs = [s for s in steps if s.op == 'input']
         self._named = {s.name: s for s in [*steps, *weights, *constants]}
         # every step that does not only move numbers has a run of cells of its own
-        self._own = sorted([s for s in self._named.values() if not s.moves and s.cells.numel()], key=lambda s: s.cells.flatten()[0])
-        self._starts = [int(s.cells.flatten()[0]) for s in self._own]
+        own = [(int(s.cells.flatten()[0]), s) for s in self._named.values() if not s.moves and s.cells.numel()]
+        self._own = dict(sorted(own, key=lambda o: o[0]))
+        self._starts = list(self._own)
 
     @property
     def output(self) -> torch.Tensor:
@@ -295,113 +337,250 @@ class Trace(Sequence):
     def cell(self, number: int) -> tuple[Step, tuple[int, ...]]:
         "The step, weight or constant that a cell belongs to, and its position there"
         i = bisect.bisect_right(self._starts, number) - 1
-        if i < 0 or number >= self._starts[i] + self._own[i].cells.numel(): raise IndexError(f'no cell {number} in this trace')
-        at = torch.unravel_index(torch.tensor(int(number) - self._starts[i]), self._own[i].value.shape)
-        return self._own[i], tuple(int(a) for a in at)
+        step = self._own[self._starts[i]] if i >= 0 else None
+        if step is None or number >= self._starts[i] + step.cells.numel(): raise IndexError(f'no cell {number} in this trace')
+        at = int(number) - self._starts[i]
+        return step, tuple(int(k) for k in (_positions(step.value.shape) == at).nonzero()[0])
 
-    def rows(self) -> list[list[str]]:
-        "The trace as a table: step, operation, what it takes, shape of the result, numbers that were learned"
-        def taken(s): return ', '.join(o.name for o in s.operands.values() if o.op != 'weight')
-        def learned(s): return sum(o.value.numel() for o in s.operands.values() if o.op == 'weight')
-        return [[s.name, s.op, taken(s), '×'.join(map(str, s.shape)), f'{learned(s):,}' if learned(s) else ''] for s in self.steps]
+    def rows(self, moves: bool = False) -> list[list[str]]:
+        """The trace as a table: step, operation, what it takes, shape of the result, how many weights it uses.
+
+        A step that only moves numbers is left out, and who takes it takes what it moved; `moves=True` shows all."""
+        def taken(s): return [o.name for o in (s.operands.values() if moves else s.sources()) if o.op != 'weight']
+        def learned(s): return sum(o.value.numel() for o in s.sources() if o.op == 'weight')
+        return [[s.name, s.op, _few(taken(s)), '×'.join(map(str, s.shape)), f'{learned(s):,}' if learned(s) else '']
+                for s in self.steps if moves or not s.moves or s in self.outputs]
+
+    def _table(self) -> tuple[list[list[str]], str]:
+        "The rows to print, the head first, and the line below them"
+        rows = self.rows()
+        hidden = len(self.steps) - len(rows)
+        weights = sum(w.value.numel() for w in self.weights)
+        below = f'{self.model}: {weights:,} weights' + (f'; {hidden} steps that only move numbers are left out'
+                                                        f' (rows(moves=True) has them)' if hidden else '')
+        if len(rows) > 60: rows[40:-15] = [[f'... {len(rows) - 55} more ...', '', '', '', '']]
+        return [['step', 'operation', 'takes', 'shape', 'weights'], *rows], below
 
     def __repr__(self) -> str:
-        head = ['step', 'operation', 'takes', 'shape', 'weights']
-        table = [head, *self.rows()]
-        width = [max(len(r[i]) for r in table) for i in range(len(head))]
-        return '\n'.join('  '.join(c.ljust(w) for c, w in zip(r, width)).rstrip() for r in table)
+        rows, below = self._table()
+        width = [max(len(r[i]) for r in rows) for i in range(4)]
+        return '\n'.join([*('  '.join([*(c.ljust(w) for c, w in zip(r, width)), r[4]]).rstrip() for r in rows), below])
 
-# %% ../nbs/03_trace.ipynb #bdc42526
+    def _repr_html_(self) -> str:
+        rows, below = self._table()
+        def line(r, tag): return '<tr>' + ''.join(f'<{tag} style="text-align:left">{html.escape(c)}</{tag}>' for c in r) + '</tr>'
+        body = '\n'.join([line(rows[0], 'th'), *(line(r, 'td') for r in rows[1:])])
+        return f'<table>\n{body}\n</table>\n<p>{html.escape(below)}</p>'
+
+    def draw(self, module: str = '',    # only the steps of this module, as 'layers.1'
+             rows: int = 10,            # so many boxes below each other, then a new column begins
+             most: int = 80,            # so many boxes at most
+             ) -> 'Axes':
+        """The steps as boxes, each with the shape of its result, and arrows from what it takes. Lesson `03_trace`.
+
+        Steps that only move numbers are left out, and so are weights; a box is blue if it has weights. Raises
+        ValueError if there are too many boxes to read."""
+        inside = [s for s in self.steps if (not s.moves or s in self.outputs)
+                  and (s.module + '.').startswith(module and module + '.')]
+        if not inside: raise ValueError(f'no step of a module {module!r}: the modules are '
+                                        + ', '.join(sorted({s.module for s in self.steps if s.module})))
+        takes = {s: [o for o in s.sources() if o.op not in ('weight', 'constant')] for s in inside}
+        boxes = [*dict.fromkeys(o for t in takes.values() for o in t if o not in takes), *inside]
+        if len(boxes) > most:
+            raise ValueError(f'{len(boxes)} boxes are more than one can read (most={most}): draw one module of the model, as '
+                             f'draw({(min((s.module for s in inside if s.module), key=len, default="layers.0"))!r})')
+        return _draw(boxes, takes, rows)
+
+def _few(names: list[str]) -> str:
+    "Names with commas, of many the first and the last"
+    return ', '.join(names if len(names) < 5 else [names[0], names[1], '...', names[-1]])
+
+# %% ../nbs/03_trace.ipynb #c83dd8fd
+def _ranks(boxes, takes) -> dict:
+    "The row of each box: as far down as it can be above all that take it"
+    rank, users = {}, {b: [s for s, t in takes.items() if b in t] for b in boxes}
+    for b in reversed(boxes): rank[b] = min((rank[u] - 1 for u in users[b]), default=0)
+    first = min(rank.values())
+    return {b: r - first for b, r in rank.items()}
+
+def _draw(boxes, takes, rows):
+    "Boxes from top to bottom, in columns of `rows`; an arrow that jumps over a row swings out to the right"
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    rank = _ranks(boxes, takes)
+    levels = [[b for b in boxes if rank[b] == r] for r in range(max(rank.values()) + 1)]
+    columns = [levels[i:i + rows] for i in range(0, len(levels), rows)]
+    wide, tall, gap = 1.75, .62, .55                           # of a box with the room around it, in inches
+    at, left = {}, 0.
+    for column in columns:
+        most = max(map(len, column))
+        for y, level in enumerate(column):
+            for x, b in enumerate(level): at[b] = left + (most - len(level)) * wide / 2 + (x + .5) * wide, -tall * y
+        left += most * wide + gap
+    height = tall * max(map(len, columns))
+    _, ax = plt.subplots(figsize=(left, height))
+    ax.set(xlim=(0, left), ylim=(tall / 2 - height, tall / 2))
+    ax.axis('off')
+    for b in boxes:
+        x, y = at[b]
+        colour = '#e8e8e8' if b not in takes else '#cfe3f7' if any(o.op == 'weight' for o in b.sources()) else 'white'
+        ax.add_patch(FancyBboxPatch((x - .75, y - .17), 1.5, .34, boxstyle='round,pad=0.03', fc=colour, ec='0.35', lw=.8))
+        name, shape = b.name if len(b.name) < 25 else '...' + b.name[-22:], '×'.join(map(str, b.shape))
+        ax.text(x, y + .085, name, ha='center', va='center', fontsize=7.5, weight='bold', color='black')
+        ax.text(x, y - .09, f'{b.op} {shape}'.strip(), ha='center', va='center', fontsize=6.5, color='0.25')
+        for o in takes.get(b, []):
+            (x0, y0), jump = at[o], rank[b] - rank[o]
+            if rank[o] // rows != rank[b] // rows:             # into another column, through the gap before it
+                start, end, style = (x0 + .78, y0), (x - .78, y), 'arc3,rad=0'
+            elif jump == 1: start, end, style = (x0, y0 - .2), (x, y + .2), 'arc3'
+            else: start, end, style = (x0 + .78, y0), (x + .78, y), f'arc3,rad={-min(.5, .9 / jump)}'
+            ax.add_patch(FancyArrowPatch(start, end, connectionstyle=style, arrowstyle='-|>', mutation_scale=8, lw=.8,
+                                         color='#b5541c' if jump > 1 else '0.35', shrinkA=0, shrinkB=0))
+    return ax
+
+# %% ../nbs/03_trace.ipynb #559f9999
+def _check(model):
+    "An error for what is no model, or gives other numbers at every run"
+    if not isinstance(model, nn.Module):
+        raise TypeError(f'trace takes a torch.nn.Module, not {type(model).__name__}: put a function into the forward of one')
+    for name, m in model.named_modules():
+        random = isinstance(m, nn.modules.dropout._DropoutNd) or isinstance(m, nn.RNNBase) and m.dropout
+        if m.training and (random or isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats):
+            raise ValueError(f'the model is in training mode, in which {name or "the model"} ({type(m).__name__}) does '
+                             f'not compute what it will in use: call model.eval() first')
+
+def _place(node) -> str:
+    path, kind = _module_of(node)
+    return _line_of(node) or f'{path or "the model"} ({kind})'
+
+def _state(model) -> list[tuple[str, torch.Tensor]]:
+    "Tensors that the model keeps as plain attributes, in lists too: 'h', 'h.0'"
+    found = [(f'{path}.{k}{_pytree.keystr(at)}', x) for path, m in model.named_modules() for k, v in vars(m).items()
+             if k not in ('_parameters', '_buffers', '_modules') for at, x in _pytree.tree_flatten_with_path(v)[0]]
+    return [(re.sub(r'\[\W?(\w+)\W?\]', r'.\1', name).lstrip('.'), x) for name, x in found if isinstance(x, torch.Tensor)]
+
+# %% ../nbs/03_trace.ipynb #1da30c6c
 def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = None) -> Trace:
     """Run `model` once on `inputs` and write down every step. Lesson `03_trace`.
 
-    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it is. Raises ValueError for a
-    model in training mode or inputs it does not take, NotImplementedError for an operation that has no entry in
-    `operations`, or a model whose steps depend on the values: the message names the operation and the model's line."""
-    if not isinstance(model, nn.Module): raise TypeError(f'trace takes a torch.nn.Module, not {type(model).__name__}')
-    for name, m in model.named_modules():
-        random = isinstance(m, nn.modules.dropout._DropoutNd) or isinstance(m, nn.RNNBase) and m.dropout
-        if m.training and (random or isinstance(m, nn.modules.batchnorm._BatchNorm)):
-            raise ValueError(f'the model is in training mode, in which {name or "the model"} ({type(m).__name__}) gives other '
-                             f'numbers at every run: call model.eval() first')
+    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it is. Raises
+    ValueError for a model in training mode or inputs that it does not take, NotImplementedError for an operation
+    that has no entry in `operations`, or a model whose steps depend on the numbers: the message names the operation
+    and the model's line."""
+    _check(model)
+    state = _state(model)
     exported = _export(model, inputs)
     signature, graph = exported.graph_signature, exported.graph_module
-    if signature.buffers_to_mutate:
-        raise ValueError(f'the model changes its buffer {list(signature.buffers_to_mutate.values())[0]} while it runs: '
-                         f'call model.eval() first')
+    for n in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(n.target, 'tags', ()):
+            raise ValueError(f'the model draws random numbers ({n.target}), in {_place(n)}: call model.eval() first, and '
+                             f'give functions like F.dropout training=self.training')
+    if signature.buffers_to_mutate and model.training:
+        raise ValueError(f'the model is in training mode, in which it changes its buffer '
+                         f'{list(signature.buffers_to_mutate.values())[0]}: call model.eval() first')
 
-    def cast(x): return x.detach().to(dtype) if dtype and isinstance(x, torch.Tensor) and x.is_floating_point() else x
+    def own(x):     # a copy, so that a later change of the model does not change the trace
+        if not isinstance(x, torch.Tensor): return x
+        return x.detach().to(dtype if dtype and x.is_floating_point() else x.dtype, copy=True)
     stored = {**exported.constants, **exported.state_dict}
-    given = iter(torch.utils._pytree.tree_leaves(inputs))
-    kinds = {s.arg.name: s for s in signature.input_specs}
-    values = [cast(stored[s.target] if s.target else next(given)) for s in signature.input_specs]
+    given = iter(_pytree.tree_leaves(inputs))
+    source = [stored[s.target] if s.target else next(given) for s in signature.input_specs]
     run = _Run(graph, dtype)
-    with torch.no_grad(): run.run(*values)
+    with torch.no_grad(): run.run(*(own(x) for x in source))
 
-    of: dict = {}                        # node -> its step
-    steps, weights, constants, total = [], [], [], 0
+    total = 0
     def own_cells(value):                # a run of new numbers
         nonlocal total
         total += value.numel()
         return torch.arange(total - value.numel(), total).reshape(value.shape)
-    def constant(value): return Step('constant', 'constant', value, own_cells(value))
 
+    of: dict = {}                        # node -> its step
+    shared: dict = {}                    # parameter -> its step: what two layers share is one step
+    steps, weights, constants, seen = [], [], [], set()
+    specs = {s.arg.name: (s, x) for s, x in zip(signature.input_specs, source)}
     for n, value in run.values.items():
-        if n.op == 'placeholder':
-            spec = kinds[n.name]
-            if not isinstance(value, torch.Tensor): continue
-            if spec.kind.name == 'USER_INPUT': s = Step(n.name, 'input', value, own_cells(value)); steps.append(s)
-            elif spec.kind.name == 'CONSTANT_TENSOR': s = constant(value)
-            else: s = Step(spec.target, 'weight', value, own_cells(value)); weights.append(s)
-            of[n] = s
-        elif n.op == 'call_function' and not isinstance(value, (tuple, list)):
+        if n.op == 'placeholder' and isinstance(value, torch.Tensor):
+            spec, x = specs[n.name]
+            op = {'USER_INPUT': 'input', 'CONSTANT_TENSOR': 'constant'}.get(spec.kind.name, 'weight')
+            if op == 'weight' and id(x) in shared: of[n] = shared[id(x)]; continue
+            of[n] = s = Step(_state_name(x, state) if op == 'constant' else spec.target or n.name, op, value, own_cells(value))
+            if op == 'weight': shared[id(x)] = s
+        elif n.op == 'call_function' and not isinstance(value, (tuple, list, type(None))):
             of[n] = s = _step(n, value, of, own_cells)
-            if s.op != 'constant' and s not in steps: steps.append(s)   # a step that changes nothing is its operand
+        else: continue
+        if id(s) not in seen: {'weight': weights, 'constant': constants}.get(s.op, steps).append(s)
+        seen.add(id(s))
 
-    outputs = [of[n] for n in torch.utils._pytree.tree_leaves(graph.graph.output_node().args) if n in of]
+    answers = zip(signature.output_specs, graph.graph.output_node().args[0])
+    outputs = [of[n] for spec, n in answers if spec.kind.name == 'USER_OUTPUT' and n in of]
+    if not outputs: raise ValueError('the model gives no tensor: its forward must return one, or several')
     used = {id(o) for s in steps for o in s.operands.values()} | {id(o) for o in outputs}
-    constants = list({id(s): s for s in of.values() if s.op == 'constant' and id(s) in used}.values())
+    weights, constants = [w for w in weights if id(w) in used], [c for c in constants if id(c) in used]
     _name(steps, weights, constants)
-    return Trace(type(model).__name__, steps, [w for w in weights if id(w) in used], constants, outputs)
+    return Trace(type(model).__name__, steps, weights, constants, outputs)
 
-# %% ../nbs/03_trace.ipynb #d75f5989
-def _step(n, value, of, own_cells):
-    "The step of a node, with its operands; the operand itself if nothing changes, a constant if nothing goes in"
-    source, part = (n.args[0], n.args[1]) if n.target is operator.getitem else (n, None)
-    schema = getattr(source.target, '_schema', None)
-    name = schema.name.split('::')[-1] if schema else str(source.target)
-    name = _renamed.get(name, name)
+# %% ../nbs/03_trace.ipynb #268d164a
+# what makes a tensor of a given shape, whatever stands in its operand
+_filling = {'full_like', 'empty_like', 'zeros_like', 'ones_like', 'new_full', 'new_zeros', 'new_ones', 'new_empty'}
+
+def _arguments(node, of) -> tuple[dict, dict]:
+    "Operands by the name of the argument, and the arguments that are no tensors"
     operands, args = {}, {}
-    for i, a in enumerate(schema.arguments if schema else []):
-        v = source.args[i] if i < len(source.args) else source.kwargs.get(a.name, a.default_value)
+    for i, a in enumerate(node.target._schema.arguments):
+        v = node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value)
         role = 'input' if a.name == 'self' else a.name
         if isinstance(v, torch.fx.Node): operands[role] = of[v]
         elif isinstance(v, (list, tuple)) and any(isinstance(x, torch.fx.Node) for x in v):
             operands.update({f'{role}.{j}': of[x] for j, x in enumerate(v) if isinstance(x, torch.fx.Node)})
         elif a.name not in _storage and v is not None: args[role] = list(v) if isinstance(v, (list, tuple)) else v
-    if all(o.op == 'constant' for o in operands.values()): return Step('constant', 'constant', value, own_cells(value))
-    path, kind = _module_of(source)
-    step = Step('', name, value, value, path, kind, operands, args, _line_of(source))
-    if part is not None: step.args['part'] = part
+    return operands, args
+
+def _step(n, value, of, own_cells) -> Step:
+    "The step of a node, with its operands; the operand itself if nothing changes, a constant if nothing goes in"
+    node, part = (n.args[0], n.args[1]) if n.target is operator.getitem else (n, None)
+    if not isinstance(value, torch.Tensor) or not hasattr(node.target, '_schema'):
+        raise NotImplementedError(f'the model makes a Python number of a tensor ({node.target}), in {_place(node)}. As a '
+                                  f'number it is no step: leave it a tensor, without item(), int() or float()')
+    name = node.target._schema.name.split('::')[-1]
+    name = _renamed.get(name, name)
+    operands, args = _arguments(node, of)
+    if name in _filling: operands = {}
+    if args.get('transposed'): name = 'conv_transpose'
+    if name == 'to_copy' and not torch.equal(operands['input'].value.double(), value.double()):
+        if value.is_floating_point():
+            raise ValueError(f'the model rounds numbers to {value.dtype} in the middle, in {_place(node)}: give trace a '
+                             f'dtype, as dtype=torch.float64, which then holds for the whole model')
+        name, args = ('ne', {'other': 0}) if value.dtype == torch.bool else ('trunc', {})
+    state = name in moving and any(o.name for o in operands.values())    # a part of what the model keeps
+    if not state and all(o.op == 'constant' for o in operands.values()):
+        return Step('', 'constant', value, own_cells(value))
+    path, kind = _module_of(node)
+    step = Step('', name, value, value, path, kind, operands, args, _line_of(node))
+    if part is not None: args['part'] = part
     if step.moves:
-        step.cells = _cells_of(step, name, source, of.__getitem__, part)
-        same = [o for o in operands.values() if torch.equal(o.cells, step.cells)]
-        if same and torch.equal(same[0].value.double(), value.double()): return same[0]
+        step.cells = _cells_of(name, node, of.__getitem__, part)
+        for o in operands.values():
+            if torch.equal(o.cells, step.cells) and torch.equal(o.value.double(), value.double()): return o
     elif name in operations and not part: step.cells = own_cells(value)
     else:
-        at = step.line or f'{path or "the model"} ({kind})'
         what = f'the second result of {name}' if name in operations else name
-        raise NotImplementedError(f'trace does not know the operation {what} ({source.target}), in {at}. It knows '
-                                  f'{", ".join(sorted({*operations, *moving}))}. Write the step with those.')
+        raise NotImplementedError(f'trace does not know the operation {what} ({node.target}), in {_place(node)}. Write it with '
+                                  f'operations that it knows (they stand in lessondl.trace.operations and moving), or '
+                                  f'give it an entry in operations: its window')
     return step
 
+def _state_name(x, state) -> str:
+    "The attribute that holds the tensor; one with the same numbers if PyTorch has made a copy"
+    names = [k for k, v in state if v is x] or [k for k, v in state if v.shape == x.shape and torch.equal(v, x)]
+    return names[0] if names else ''
+
 def _name(steps, weights, constants):
-    "Names: the module's path where it makes one step, else the path and the operation, and numbers where that is not unique"
+    "Names: the module's path where it makes one step, else path and operation; a number where that is not unique"
     alone = Counter(s.module for s in steps if not s.moves)
-    taken = Counter(s.name for s in weights)
+    taken = {s.name for s in weights}
     for s in [*steps, *constants]:
-        if not s.name:
-            leaf = s.module and (alone[s.module] == 1 and not s.moves or alone[s.module] == 0)
-            s.name = s.module if leaf else f'{s.module}.{s.op}'.lstrip('.')
-        taken[s.name] += 1
-        if taken[s.name] > 1: s.name = f'{s.name}_{taken[s.name]}'
+        whole = s.module and (alone[s.module] == 1 and not s.moves or alone[s.module] == 0)
+        name = s.name or (s.module if whole else f'{s.module}.{s.op}'.lstrip('.'))
+        s.name, k = name, 1
+        while s.name in taken: s.name, k = f'{name}_{k + 1}', k + 1
+        taken.add(s.name)
