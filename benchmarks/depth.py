@@ -1,9 +1,9 @@
 """Does depth by itself help? The ConvBnNet of lesson 09 with 1, 2, 4 and 8 layers at each size, plain and
 residual, all with one call.
 
-    python benchmarks/depth.py      writes results/depth.json (about five minutes on two cores)
+    python benchmarks/depth.py      writes results/depth.json (about half an hour on two cores)
 
-10,000 training pictures instead of 50,000 and few epochs, so the accuracies are lower than the ladder's; what
+25,000 training pictures instead of 50,000 and few epochs, so the accuracies are lower than the ladder's; what
 counts is the comparison. With 2 layers `plain` is ConvBnNet2's depth, with 3 `residual` would be Resnet's.
 """
 import json
@@ -21,7 +21,7 @@ from lessondl.datasets import cifar10
 from lessondl.learner import Learner, seed_everything
 from lessondl.metrics import accuracy
 
-EPOCHS, LR, N = 3, 0.1, 10_000
+EPOCHS, LR, N = 6, 0.1, 25_000
 
 class Net(nn.Module):
     def __init__(self, kind, n, layers=(10, 20, 40, 80, 160)):

@@ -69,7 +69,8 @@ def run(rung: str, call: str, seed: int) -> dict:
                augmentation=data.aug.name if hasattr(data.aug, 'name') else aug, seed=seed, epochs=len(rows),
                accuracy=rows[-1]['accuracy'], best=max(r['accuracy'] for r in rows),
                train_loss=rows[-1]['train_loss'], valid_loss=rows[-1]['valid_loss'],
-               seconds=round(seconds, 1), cpu_seconds=round(cpu, 1), precision=learn.precision)
+               seconds=round(seconds, 1), cpu_seconds=round(cpu, 1), threads=torch.get_num_threads(),
+               precision=learn.precision)
     if rung.startswith('Resnet'):
         start = time.perf_counter()
         out['tta'] = accuracy(*learn.tta())
@@ -100,9 +101,10 @@ def table(rows: list[dict]) -> str:
             if not some: continue
             tta = spread([r['tta'] for r in some]) if 'tta' in some[0] else ''
             acc, sec = RUNGS[rung][5]
+            cores = '' if some[0].get('threads', 2) == 2 else ' on one core'
             lines.append(f"| {rung} | {call}: `{some[0]['calls']}` | {some[0]['epochs']} "
                          f"| {spread([r['accuracy'] for r in some])} | {tta} "
-                         f"| {st.mean(r['seconds'] for r in some):.0f} | {100*acc:.1f}, {sec} |")
+                         f"| {st.mean(r['seconds'] for r in some):.0f}{cores} | {100*acc:.1f}, {sec} |")
     return '\n'.join(lines)
 
 def main():
