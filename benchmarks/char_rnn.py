@@ -1,9 +1,10 @@
-"""The nets of lessons 10 and 10b on the whole of Nietzsche: validation loss and wall time, one row a run; and speeds.
+"""The nets of lessons 10 and 10b on the whole of Nietzsche: validation loss and wall time, one row a run;
+and speeds.
 
     python benchmarks/char_rnn.py                    all rungs of the notes' ladder, one seed
     python benchmarks/char_rnn.py CharRnn --seeds 0 1
-    python benchmarks/char_rnn.py --speed            Learner against a plain loop, own cells against PyTorch's,
-                                                     writing with the state carried and with reading anew
+    python benchmarks/char_rnn.py --speed            Learner against a plain loop, own cells against
+                                                     PyTorch's, writing with and without the kept state
     python benchmarks/char_rnn.py --show             print the committed table, run nothing
 
 A run that stands in results/char_rnn.json already is measured again and replaced. Losses are in nats. The
@@ -12,10 +13,12 @@ course's rungs of windows had a random 20%). Windows of 8 characters keep their 
 streams are in lower case, 64 of them: both as in the course.
 """
 import argparse
+import io
 import json
 import math
 import statistics as st
 import time
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +35,7 @@ from lessondl.learner import Callback, GradientClip, Learner, find_precision, se
 RESULTS = Path(__file__).parent / 'results' / 'char_rnn.json'
 adam = partial(torch.optim.Adam, betas=(0.9, 0.99))
 windows = lambda **kw: R.WindowData(nietzsche(), 8, 512, **kw)
+ends = partial(windows, step=8, every=True)
 streams = lambda bptt=8, bs=64: R.TextData(nietzsche(), bs, bptt, lower=True)
 shakespeare = lambda: R.TextData(tiny_shakespeare(), 16, 64, valid=0.1)
 
@@ -47,18 +51,20 @@ def tied(v):
     nn.init.normal_(model.e.weight, std=0.06)
     return model
 
+wide = lambda v: R.CharSeqStatefulGRU(v, 42, 480)
+
 # rung: data, model, training call; and what the 2018 course printed: epochs, loss
 RUNGS = {
     'CharLoopModel':        (windows, R.CharLoopModel, 'fit_one_cycle(2, 5e-3)', (2, 1.751)),
     'CharLoopConcatModel':  (windows, R.CharLoopConcatModel, 'fit_one_cycle(2, 5e-3)', (2, 1.699)),
     'CharRnn':              (windows, R.CharRnn, 'fit_one_cycle(6, 3e-3)', (6, 1.504)),
-    'CharSeqRnn':           (partial(windows, step=8, every=True), R.CharSeqRnn, 'fit_one_cycle(5, 1e-2)', (5, 2.001)),
-    'CharSeqRnn, identity': (partial(windows, step=8, every=True), identity, 'fit_one_cycle(8, 1e-2)', (8, 1.838)),
+    'CharSeqRnn':           (ends, R.CharSeqRnn, 'fit_one_cycle(5, 1e-2)', (5, 2.001)),
+    'CharSeqRnn, identity': (ends, identity, 'fit_one_cycle(8, 1e-2)', (8, 1.838)),
     'CharSeqStatefulRnn':   (streams, R.CharSeqStatefulRnn, 'fit_one_cycle(8, 3e-3)', (8, 1.486)),
     'CharSeqStatefulRnn2':  (streams, R.CharSeqStatefulRnn2, 'fit_one_cycle(4, 3e-3)', (4, 1.542)),
     'CharSeqStatefulGRU':   (streams, R.CharSeqStatefulGRU, 'fit_one_cycle(9, 5e-3)', (9, 1.3696)),
-    'CharSeqStatefulLSTM':  (streams, R.CharSeqStatefulLSTM, 'fit(4e-3, 4, cycle_len=1, cycle_mult=2, wd=1e-5)',
-                             (17, 1.3152)),
+    'CharSeqStatefulLSTM':  (streams, R.CharSeqStatefulLSTM,
+                             'fit(4e-3, 4, cycle_len=1, cycle_mult=2, wd=1e-5)', (17, 1.3152)),
 }
 # beyond the notes: other lengths of bptt, shared weights, another text
 BEYOND = {
@@ -69,8 +75,8 @@ BEYOND = {
     'LSTM, one cycle': (streams, R.CharSeqStatefulLSTM, 'fit_one_cycle(17, 4e-3, wd=1e-5)'),
     'LSTM, bptt 32': (partial(streams, 32), R.CharSeqStatefulLSTM, 'fit_one_cycle(17, 4e-3, wd=1e-5)'),
     'LSTM, 80 epochs': (streams, R.CharSeqStatefulLSTM, 'fit_one_cycle(80, 4e-3, wd=1e-5)'),
-    'Shakespeare, 1 epoch': (shakespeare, lambda v: R.CharSeqStatefulGRU(v, 42, 480), 'fit_one_cycle(1, 4e-3)'),
-    'Shakespeare, 5 epochs': (shakespeare, lambda v: R.CharSeqStatefulGRU(v, 42, 480), 'fit_one_cycle(5, 4e-3)'),
+    'Shakespeare, 1 epoch': (shakespeare, wide, 'fit_one_cycle(1, 4e-3)'),
+    'Shakespeare, 5 epochs': (shakespeare, wide, 'fit_one_cycle(5, 4e-3)'),
 }
 ALL = {**RUNGS, **BEYOND}
 
@@ -82,11 +88,12 @@ class Writer(Callback):
     def after_epoch(self, learn):
         if learn.epoch + 1 not in self.epochs: return
         start = time.perf_counter()
-        self.texts[learn.epoch + 1] = R.generate(learn.model, self.vocab, 'those who ', 300, temperature=0.8, seed=0)
+        text = R.generate(learn.model, self.vocab, 'those who ', 300, temperature=0.8, seed=0)
+        self.texts[learn.epoch + 1] = text
         self.seconds += time.perf_counter() - start
 
 def loss_of_windows(learn, ids, n: int = 64) -> float:
-    "Mean loss of all places of windows of `n` characters, each read from zeros: the context is 1 to n characters"
+    "Mean loss of all places of windows of `n` characters, each window read from zeros: context 1 to n"
     k = (len(ids) - 1) // n
     x, y = (ids[d:k*n + d].view(k, n).t().contiguous() for d in (0, 1))
     learn.model.eval()
@@ -126,7 +133,8 @@ def load() -> dict: return json.loads(RESULTS.read_text()) if RESULTS.exists() e
 def save(**changes):
     "The file anew, with these parts changed"
     old = {k: dict(epochs=v[3][0], loss=v[3][1]) for k, v in RUNGS.items()}
-    about = f'Nietzsche, {len(nietzsche()):,} characters, 80% to train, the last 20% to validate; losses in nats'
+    about = (f'Nietzsche, {len(nietzsche()):,} characters, 80% to train, the last 20% to validate; '
+             f'losses in nats')
     write_json(RESULTS, {'machine': machine(), 'data': about, 'course_2018': old,
                          **{k: v for k, v in load().items() if k in ('rows', 'speed')}, **changes})
 
@@ -140,8 +148,9 @@ def table(rows: list[dict]) -> str:
              '|---|---|---|---|---|---|---|---|']
     for r in rows:
         then = '{}, {}'.format(*RUNGS[r['rung']][3]) if r['rung'] in RUNGS else ''
-        lines.append(f"| {r['rung']} | `{r['call']}` | {r['epochs']} | {r['updates']:,} | {r['valid_loss']:.4f} "
-                     f"| {r['valid_loss'] / math.log(2):.3f} | {r['seconds']:.0f} | {then} |")
+        lines.append(f"| {r['rung']} | `{r['call']}` | {r['epochs']} | {r['updates']:,} "
+                     f"| {r['valid_loss']:.4f} | {r['valid_loss'] / math.log(2):.3f} | {r['seconds']:.0f} "
+                     f"| {then} |")
     return '\n'.join(lines)
 
 # ---- speeds ------------------------------------------------------------------------------------------------
@@ -155,7 +164,8 @@ class OwnLayers(nn.Module):
     def forward(self, x, h=None):
         size, n = self.theirs.hidden_size, x.shape[1]
         for l in range(self.theirs.num_layers):
-            weights = [getattr(self.theirs, f'{k}_l{l}') for k in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')]
+            names = 'weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'
+            weights = [getattr(self.theirs, f'{k}_l{l}') for k in names]
             zeros = x.new_zeros(n, size)
             x, last = R.unroll(self.cell, x, (zeros, zeros) if self.cell is R.lstm_cell else zeros, *weights)
         return x, (tuple(s[None] for s in last) if isinstance(last, tuple) else last[None])
@@ -179,8 +189,10 @@ def learner_and_loop(model, n_batches: int, pairs: int) -> dict:
     batches = [b for b, _ in zip(full.train, range(n_batches))]
     bf16 = find_precision() == 'bf16'
     seed_everything(0)
-    learn = Learner(SimpleNamespace(train=batches, valid=None), model(len(full.vocab)), opt_func=torch.optim.Adam,
-                    progress=False)
+    learn = Learner(SimpleNamespace(train=batches, valid=None), model(len(full.vocab)),
+                    opt_func=torch.optim.Adam)
+    def fit():
+        with redirect_stdout(io.StringIO()): learn.fit(1e-3, 1)    # the tables help nobody
     other = model(len(full.vocab)).train()
     opt = torch.optim.Adam(other.parameters(), lr=1e-3)
     def loop():
@@ -190,7 +202,7 @@ def learner_and_loop(model, n_batches: int, pairs: int) -> dict:
             F.cross_entropy(pred.float(), y).backward()
             opt.step()
             opt.zero_grad()
-    out = take_turns({'Learner': lambda: learn.fit(1e-3, 1), 'loop': loop}, pairs)
+    out = take_turns({'Learner': fit, 'loop': loop}, pairs)
     n = sum(len(y) for _, y in batches)
     return out | dict(characters_per_second={k: round(n / s) for k, s in out['seconds'].items()})
 
@@ -238,7 +250,8 @@ def measure_speed():
         gru, lstm = nn.GRU(42, 256), nn.LSTM(42, 512, 2)
         times = max(1, 20_000 // (bs * bptt))
         out['cells'].append(own_and_theirs('GRU 256', R.gru_cell, gru, bs, bptt, 7, times))
-        out['cells'].append(own_and_theirs('LSTM 512, 2 layers', R.lstm_cell, lstm, bs, bptt, 5, max(1, times // 8)))
+        few = max(1, times // 8)
+        out['cells'].append(own_and_theirs('LSTM 512, 2 layers', R.lstm_cell, lstm, bs, bptt, 5, few))
     out['writing'] = writing()
     save(speed=out)
     print(json.dumps(out, indent=1))
@@ -253,8 +266,8 @@ def main():
     if unknown := set(args.rungs) - set(ALL):
         p.error(f"no rung {', '.join(sorted(unknown))}; the rungs are {'; '.join(ALL)}")
     if not args.show and len(nietzsche()) < 550_000:
-        raise SystemExit("char_rnn.py measures on the real text only: set LESSONDL_DATA to the folder that holds "
-                         "nietzsche.txt")
+        raise SystemExit("char_rnn.py measures on the real text only: set LESSONDL_DATA to the folder that "
+                         "holds nietzsche.txt")
     if args.speed: measure_speed()
     elif not args.show:
         for rung in args.rungs or RUNGS:
