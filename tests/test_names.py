@@ -22,6 +22,9 @@ names = {
     'learner': 'Learner Callback CancelFit CancelEpoch CancelBatch',
     'metrics': 'accuracy error_rate f_beta f2 exp_rmspe',
     'cnn': 'SimpleNet ConvNet ConvLayer ConvNet2 BnLayer ConvBnNet ConvBnNet2 ResnetLayer Resnet Resnet2',
+    'rnn': ('Char3Model CharLoopModel CharLoopConcatModel CharRnn CharSeqRnn CharSeqStatefulRnn '
+            'CharSeqStatefulRnn2 CharSeqStatefulGRU CharSeqStatefulLSTM rnn_cell gru_cell lstm_cell TextData '
+            'generate'),
 }
 
 
