@@ -123,7 +123,7 @@ def _lists(cells: Cells, numbers: np.ndarray) -> list[str]:
                 out[i] = ','.join([cells.range(p[a], p[b]) for a, b in cuts])
     return out
 
-# %% ../nbs/04_spreadsheet.ipynb #47022413
+# %% ../nbs/04_spreadsheet.ipynb #7fa90fe2
 def _dots(cells: Cells, x: np.ndarray, w: np.ndarray) -> list[list[str]]:
     """Sums of products: of each row of cell numbers x [n,k] with each row of w [m,k]. Rectangle by
     rectangle a SUMPRODUCT; zeros that were filled in are left out."""
@@ -146,9 +146,10 @@ def _products(cells: Cells, x: np.ndarray, w: np.ndarray) -> Iterable[list[str]]
     if not k: yield from [['0'] * len(w)] * len(x); return
     cuts = _rectangles(x[0], w[0])
     rules = ['{}*{}' if a == b else 'SUMPRODUCT({},{})' for a, b in cuts]
-    if len(cuts) == k > 1 and len(_rectangles(x[0])) == len(_rectangles(w[0])) == 1:   # a row times a column
-        across = x[0][1] - x[0][0] == 1
-        cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({},{}))' if across else 'SUMPRODUCT(MMULT({1},{0}))']
+    ways = [set(np.diff(p[0]).tolist()) for p in (x, w)]
+    # a row times a column
+    if ways == [{1}, {_down}]: cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({},{}))']
+    if ways == [{_down}, {1}]: cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({1},{0}))']
     rights = [[cells.range(p[a], p[b], fixed=True) for a, b in cuts] for p in w.tolist()]
     for p in x.tolist():
         lefts = [cells.range(p[a], p[b]) for a, b in cuts]
