@@ -476,6 +476,7 @@ const item = (o, at) => python(o) + (o.shape.length ? `[${[].concat(at).join(', 
 const number = (o, flat) => item(o, indexOf(o.shape, flat))
 // a part of one dimension: all of it, or first:end:step
 const slice = (at, n) => {
+  if (!at.length) return '0:0'      // the whole window lies in the padding
   const step = at.length > 1 ? at[1] - at[0] : 1, end = at[at.length - 1] + 1
   return at.length === n ? ':' : `${at[0]}:${end}${step > 1 ? `:${step}` : ''}`
 }

@@ -75,7 +75,7 @@ def payload(t: Trace) -> dict:
     total = 1 + max((int(s.cells.max()) for s in tensors if s.cells.numel()), default=-1)
     return dict(cells=total, tensors=out, outputs=[number[id(s)] for s in t.outputs])
 
-# %% ../nbs/05_explore.ipynb #623686e5
+# %% ../nbs/05_explore.ipynb #7c404294
 _above, _below = np.array([178, 24, 43]), np.array([33, 102, 172])      # red and blue, as in explore.js
 
 def _two_colours(x: np.ndarray, scale: float) -> np.ndarray:
@@ -84,7 +84,7 @@ def _two_colours(x: np.ndarray, scale: float) -> np.ndarray:
     rgb = 255 + (np.where(x[..., None] < 0, _below, _above) - 255) * np.nan_to_num(share)
     return np.where(np.isfinite(x)[..., None], rgb, 150).astype(np.uint8)
 
-def _png(fig: Figure, colours: int = 64) -> bytes:
+def _png(fig: Figure, colours: int = 128) -> bytes:
     "A figure as a small PNG, the same bytes each time"
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
@@ -116,12 +116,11 @@ def still(t: Trace, title: str = '', rows: int = 10, across: int = 8) -> Figure:
         finite = x[np.isfinite(x)]
         scale = np.abs(finite).max() if finite.size else 1.
         for c, channel in enumerate(x):
-            wide = channel.shape[0] == 1
-            ax = fig.add_axes((.34 + .08*c, bottom, .64 if wide else .075, height*(.4 if wide else 1)))
-            ax.imshow(_two_colours(channel[:400, :400], scale), interpolation='nearest',
-                      aspect='auto' if wide else 'equal')
-            ax.set(xticks=[], yticks=[])
-            for side in ax.spines.values(): side.set_linewidth(.3)
+            high, wide = (14, 330) if channel.shape[0] == 1 else (40, 40)       # pixels that there are for it
+            z = _two_colours(channel[::-(-len(channel)//high), ::-(-channel.shape[1]//wide)], scale)
+            z = z.repeat(min(high//z.shape[0], 12), 0).repeat(min(wide//z.shape[1], 33), 1)
+            z = np.pad(z, ((1, 1), (1, 1), (0, 0)), constant_values=190)
+            fig.figimage(z, 174 + 42*c, int(bottom*fig.bbox.height))
     return fig
 
 # %% ../nbs/05_explore.ipynb #b296b99f

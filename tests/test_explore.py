@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from test_trace import random_model
 from torch import nn
 
 from lessondl import cnn, schedules
@@ -89,12 +90,12 @@ class Convolutions(nn.Module):
         self.a = nn.Conv2d(4, 6, 3, stride=(2, 1), padding=(1, 2), groups=2, dilation=(1, 2))
         self.b, self.c = nn.Conv1d(6, 4, 3, padding=1), nn.Conv2d(4, 4, 3, groups=4, padding='same')
         self.norm, self.layer = nn.BatchNorm2d(4), nn.LayerNorm([5, 6])
-        self.d = nn.Conv3d(1, 2, 2, stride=2)
+        self.d, self.e = nn.Conv3d(1, 2, 2, stride=2), nn.Conv2d(4, 2, 1, padding=1)
 
     def forward(self, x):
         y = self.a(x)
         return (self.b(y.flatten(2)), self.norm(self.c(x)).relu(), self.layer(x[..., :5, :6]).tanh(),
-                self.d(x[:, None]))
+                self.d(x[:, None]), self.e(x))
 
 
 def models():
@@ -149,6 +150,17 @@ def test_every_step_equals_pytorch(traced):
         assert [s.name for s, v in zip(tensors, values) if not close(v, s.value)] == [], name
     never = recomputed - {s.op for t in traced.values() for s in t.steps}
     assert never <= set('addmm mm clamp_min clamp_max min eq reciprocal'.split()), never
+
+
+@needs_node
+def test_random_models_equal_pytorch():
+    "Those by which `trace` itself is tested"
+    traces = [trace(model, *inputs) for model, inputs in map(random_model, range(12))]
+    given = run('go: (nets, { Net }) => nets.map(n => new Net(n).tensors.map(s => s.values))',
+                [payload(t) for t in traces])
+    for seed, (t, values) in enumerate(zip(traces, given)):
+        tensors = [*t.weights, *t.constants, *t.steps]
+        assert [s.name for s, v in zip(tensors, values) if not close(v, s.value)] == [], seed
 
 
 @needs_node
