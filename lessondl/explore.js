@@ -852,7 +852,7 @@ class App {
   constructor(root, payload) {
     Object.assign(this, { root, payload, net: new Net(payload), views: new Map(), pinned: false, timer: null })
     const { net } = this
-    this.picture = 0
+    root.dataset.lmSuppressShortcuts = 'true'      // in JupyterLab, keys pressed in here are ours
     this.main = net.inputs.find(s => s.shape.length === 4 && s.shape[0] === 1)
     this.build()
     this.look()

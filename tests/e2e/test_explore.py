@@ -155,6 +155,12 @@ def test_a_hundred_hovers_in_jupyterlab_give_pytorchs_numbers(lab, page, models,
         assert root.locator('.title').inner_text() == name
         t = trace(model, x[:1] if x.ndim == 4 else x)
         kinds |= hover_everywhere(page, root, t, 25, seed=i)
+    first, at = roots.nth(0).locator('.step canvas').nth(1), []
+    first.focus()
+    for key in ('Home', 'ArrowRight', 'ArrowDown', 'ArrowDown'):      # which move nothing else in JupyterLab
+        page.keyboard.press(key)
+        at.append(panel(roots.nth(0))[:2])
+    assert at == [('0', 0), ('0', 1), ('0', 15), ('0', 29)]
     page.screenshot(path=tmp_path/'hover.png')
     print('screenshot:', tmp_path/'hover.png', sorted(kinds))
     assert kinds >= {'input', 'convolution', 'relu', 'max_pool2d', 'avg_pool2d', 'batch_norm', 'tanh',
