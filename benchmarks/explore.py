@@ -6,6 +6,7 @@ A hover is measured twice: its handler alone, and the frame in which the panel i
 painting included. An edit sets one number of the first kernel and computes all that follows.
 """
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -97,7 +98,8 @@ def main():
             page.close()
         version = chromium.version
         chromium.close()
-    write_json(args.out, dict(machine=machine(), chromium=version, aims_ms=aims, rows=rows))
+    load = round(os.getloadavg()[0], 1)    # of all the machine did: above 1 the times are too long
+    write_json(args.out, dict(machine=machine(), load=load, chromium=version, aims_ms=aims, rows=rows))
 
 
 if __name__ == '__main__':
