@@ -123,10 +123,11 @@ def _lists(cells: Cells, numbers: np.ndarray) -> list[str]:
                 out[i] = ','.join([cells.range(p[a], p[b]) for a, b in cuts])
     return out
 
-# %% ../nbs/04_spreadsheet.ipynb #7fa90fe2
-def _dots(cells: Cells, x: np.ndarray, w: np.ndarray) -> list[list[str]]:
-    """Sums of products: of each row of cell numbers x [n,k] with each row of w [m,k]. Rectangle by
-    rectangle a SUMPRODUCT; zeros that were filled in are left out."""
+# %% ../nbs/04_spreadsheet.ipynb #baa43c0b
+def _dots(cells: Cells, x: np.ndarray, w: np.ndarray, before: list[str] | None = None) -> list[list[str]]:
+    """Sums of products: each row of cell numbers x [n,k] with each row of w [m,k], `before` (a bias) first.
+    Rectangle by rectangle a SUMPRODUCT; zeros that were filled in are left out."""
+    before = before or [''] * len(w)
     out = [[''] * len(w) for _ in range(len(x))]
     zero = [-1] + [-2 - i for i, v in enumerate(cells.literals) if v == 0]
     keep = ~np.isin(x, zero)
@@ -137,7 +138,7 @@ def _dots(cells: Cells, x: np.ndarray, w: np.ndarray) -> list[list[str]]:
         for right in _alike(ws):
             for left in _alike(xs):
                 for i, texts in zip(rows[left].tolist(), _products(cells, xs[left], ws[right])):
-                    for o, text in zip(right.tolist(), texts): out[i][o] = text
+                    for o, text in zip(right.tolist(), texts): out[i][o] = before[o] + text
     return out
 
 def _products(cells: Cells, x: np.ndarray, w: np.ndarray) -> Iterable[list[str]]:
@@ -179,7 +180,7 @@ def _added(cells: Cells, step: Step, role: str, n: int) -> list[str]:
     if role not in step.operands: return [''] * n
     return [f'{b}+' for b in cells.refs(cells.numbers(step.operands[role]), fixed=True)]
 
-# %% ../nbs/04_spreadsheet.ipynb #c5bfc089
+# %% ../nbs/04_spreadsheet.ipynb #edcedd04
 def _convolution(cells: Cells, step: Step) -> list[str]:
     "bias + one SUMPRODUCT for each channel: the window, and the kernel"
     x, w = (cells.numbers(step.operands[k]) for k in ('input', 'weight'))
@@ -194,19 +195,19 @@ def _convolution(cells: Cells, step: Step) -> list[str]:
         first = g * (w.shape[0] // groups)
         last = first + w.shape[0] // groups
         channels = (slice(None),) * (1 + d) + (slice(g * per, (g + 1) * per),)
-        dots = _dots(cells, view[channels].reshape(-1, w[0].size), w[first:last].reshape(last - first, -1))
+        kernels = w[first:last].reshape(last - first, -1)
+        dots = _dots(cells, view[channels].reshape(-1, kernels.shape[1]), kernels, bias[first:last])
         for o in range(first, last):
-            column = np.array([bias[o] + row[o - first] for row in dots], dtype=object)
+            column = np.array([row[o - first] for row in dots], dtype=object)
             texts[:, o] = column.reshape(x.shape[0], *out)
     return texts.ravel().tolist()
 
-# %% ../nbs/04_spreadsheet.ipynb #d979f139
+# %% ../nbs/04_spreadsheet.ipynb #69b53633
 def _linear(cells: Cells, step: Step) -> list[str]:
     "bias + SUMPRODUCT of all inputs and their weights"
     x, w = (cells.numbers(step.operands[k]) for k in ('input', 'weight'))
     bias = _added(cells, step, 'bias', len(w))
-    dots = _dots(cells, x.reshape(-1, x.shape[-1]), w)
-    return [b + text for row in dots for b, text in zip(bias, row)]
+    return [text for row in _dots(cells, x.reshape(-1, x.shape[-1]), w, bias) for text in row]
 
 def _matmul(left: str, right: str, plus: str | None = None) -> Callable:
     "Rows of `left` with columns of `right`"
@@ -754,7 +755,7 @@ def _colour(ws, b: Block, answer: bool):
         scale |= dict(type='2_color_scale', min_value=0, min_color='#FFFFFF', max_color=hue)
     ws.conditional_format(b.row, b.col, b.row + h - 1, b.col + w - 1, scale)
 
-# %% ../nbs/04_spreadsheet.ipynb #5d2a1d56
+# %% ../nbs/04_spreadsheet.ipynb #2f43c78b
 def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer: bool):
     "One step's numbers, or its formulas with their values"
     s, value = b.step, b.step.value.double().numpy().ravel()
@@ -775,13 +776,13 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
                                   f'{", ".join(sorted(formulas))}')
     cells.here = b.sheet
     texts = write(cells, s)
-    longest = max(map(len, texts), default=0) + 1
+    longest = max(map(len, texts), default=0) + 1        # with the '=', which xlsxwriter adds
     if longest > max_formula:
         raise ValueError(f'a formula of {s.name} ({s.op}) would have {longest:,} characters, and a cell '
                          f'takes {max_formula:,}: it sums over too many pieces. Give this layer fewer input '
                          f'channels or units')
     for r, c, text, v in zip(rows, cols, texts, value, strict=True):
-        ws.write_formula(r, c, '=' + text, look, v)
+        ws.write_formula(r, c, text, look, v)
 
 def _write_labels(book: _Book, ws, b: Block, names: list[str]):
     "Class names to the left of a column, or upright over a row"

@@ -175,7 +175,8 @@ pictures = {
     'batch_norm_plain': nn.BatchNorm2d(2, affine=False),
     'dense': nn.Sequential(nn.Flatten(), nn.Linear(60, 3)),
     'column': On(nn.Linear(30, 2), lambda x: torch.cat([x[0, 0], x[0, 0].relu()]).flatten()[::2]),
-    'shared': Shared(), 'channels': On(nn.Linear(2, 3), lambda x: x.permute(0, 2, 3, 1)), 'softmax': nn.Softmax(1)}
+    'shared': Shared(),
+    'channels': On(nn.Linear(2, 3), lambda x: x.permute(0, 2, 3, 1)), 'softmax': nn.Softmax(1)}
 
 # of indices [2,3]
 words = {'embed': nn.Embedding(5, 4), 'embed_one': nn.Embedding(5, 1),
