@@ -77,7 +77,8 @@ def test_wheel(tmp_path):
     wheel = zipfile.ZipFile(path)
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
     assert {f'lessondl/{name}.py' for name in modules} < inside
-    others = {f'lessondl/{p.name}' for p in (root / 'lessondl').iterdir() if p.suffix in ('.npz', '.js', '.css')}
+    others = {f'lessondl/{p.name}' for p in (root / 'lessondl').iterdir()
+              if p.suffix in ('.npz', '.js', '.css')}
     assert len(others) == 3 and others < inside
     assert all(n.startswith('lessondl/') and not n.endswith('.ipynb') for n in inside), inside
     assert path.stat().st_size < 3e6
