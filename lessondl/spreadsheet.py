@@ -27,12 +27,14 @@ from xlsxwriter.utility import xl_cell_to_rowcol, xl_col_to_name, xl_rowcol_to_c
 
 from .trace import Step, Trace, operations, trace
 
-# %% ../nbs/04_spreadsheet.ipynb #81b2cbc2
+# %% ../nbs/04_spreadsheet.ipynb #e0409348
 max_rows, max_columns, max_formula = 1_048_576, 16_384, 8_192   # what Excel can hold
 _down, _sheet = 1 << 15, 1 << 36    # a place is one number: sheet * _sheet + row * _down + column
 
 @functools.cache
 def _letters() -> list[str]: return [xl_col_to_name(c) for c in range(max_columns)]
+
+_column_numbers = list(range(max_columns))    # a million cells share them, instead of an object for each
 
 def _number(v: float) -> str:
     "A number as a formula writes it"
@@ -755,7 +757,7 @@ def _colour(ws, b: Block, answer: bool):
         scale |= dict(type='2_color_scale', min_value=0, min_color='#FFFFFF', max_color=hue)
     ws.conditional_format(b.row, b.col, b.row + h - 1, b.col + w - 1, scale)
 
-# %% ../nbs/04_spreadsheet.ipynb #2f43c78b
+# %% ../nbs/04_spreadsheet.ipynb #f8e684c3
 def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer: bool):
     "One step's numbers, or its formulas with their values"
     s, value = b.step, b.step.value.double().numpy().ravel()
@@ -766,9 +768,14 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
     how = dict(num_format=digits, align='center', valign='vcenter', shrink=True)
     look = book.look(**how, bold=True) if answer else book.look(**how)
     places = cells.place[s.cells.numpy().ravel()] % _sheet
-    rows, cols, value = (places // _down).tolist(), (places % _down).tolist(), value.tolist()
+    def part(i):                           # a thousand at a time: a million Python numbers take much memory
+        p = places[i:i + 1000]
+        cols = [_column_numbers[c] for c in (p % _down).tolist()]
+        return (p // _down).tolist(), cols, value[i:i + 1000].tolist()
+    parts = range(0, len(places), 1000)
     if b.given:
-        for r, c, v in zip(rows, cols, value): ws.write_number(r, c, v, look)
+        for i in parts:
+            for r, c, v in zip(*part(i)): ws.write_number(r, c, v, look)
         return
     write = formulas.get(s.op) or _own_formulas.get(s.op)
     if write is None:
@@ -781,8 +788,9 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
         raise ValueError(f'a formula of {s.name} ({s.op}) would have {longest:,} characters, and a cell '
                          f'takes {max_formula:,}: it sums over too many pieces. Give this layer fewer input '
                          f'channels or units')
-    for r, c, text, v in zip(rows, cols, texts, value, strict=True):
-        ws.write_formula(r, c, text, look, v)
+    for i in parts:
+        for r, c, v, text in zip(*part(i), texts[i:i + 1000], strict=True):
+            ws.write_formula(r, c, text, look, v)
 
 def _write_labels(book: _Book, ws, b: Block, names: list[str]):
     "Class names to the left of a column, or upright over a row"
