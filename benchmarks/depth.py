@@ -1,7 +1,7 @@
 """Does depth by itself help? The ConvBnNet of lesson 09 with 1, 2, 4 and 8 layers at each size, plain and
 residual, all with one call.
 
-    python benchmarks/depth.py      writes results/depth.json (about half an hour on two cores)
+    python benchmarks/depth.py      writes results/depth.json (about a quarter of an hour on two cores)
 
 25,000 training pictures instead of 50,000 and few epochs, so the accuracies are lower than the ladder's; what
 counts is the comparison. With 2 layers `plain` is ConvBnNet2's depth, with 3 `residual` would be Resnet's.

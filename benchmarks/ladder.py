@@ -7,8 +7,8 @@ a run.
     python benchmarks/ladder.py --call ours --seeds 0 1 2
     python benchmarks/ladder.py --show              print the committed table, run nothing
 
-Run without arguments it also measures what the committed table lacks so far: the notes' 41 epochs of the two
-ResNets, and a second seed of our calls for them.
+The notes' 41 epochs of the two ResNets in the committed table ran in one thread, which the table says:
+`OMP_NUM_THREADS=1 python benchmarks/ladder.py Resnet Resnet2 --call notes` (53 minutes).
 A run that stands in results/ladder.json already is measured again and replaced. `notes` are the training
 calls of the lecture notes' own run, `ours` those of this course, in the same number of epochs or fewer.
 """

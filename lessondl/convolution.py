@@ -27,12 +27,12 @@ kernels = {name: torch.tensor(rows, dtype=torch.float32) for name, rows in {
     'identity':    [[ 0,  0,  0], [ 0,  1,  0], [ 0,  0,  0]],
 }.items()}
 
-# %% ../nbs/01_convolution.ipynb #bd98aab9
+# %% ../nbs/01_convolution.ipynb #b8369207
 def relu(x: Tensor) -> Tensor:
-    "`max(0, x)` for each number, whatever the shape. Lesson `01_convolution`."
-    return x.clamp(min=0)
+    "`max(0, x)` for each number of a tensor of any shape, as `F.relu`. Lesson `01_convolution`."
+    return torch.where(x <= 0, 0, x)    # and not x.clamp(min=0), whose slope at 0 is 1: PyTorch's ReLU has 0
 
-# %% ../nbs/01_convolution.ipynb #1db6e5f0
+# %% ../nbs/01_convolution.ipynb #e79d88ca
 def _pair(name: str, value, least: int) -> tuple[int, int]:
     "A number for the rows and one for the columns, from one number or a pair"
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
@@ -40,6 +40,17 @@ def _pair(name: str, value, least: int) -> tuple[int, int]:
         raise ValueError(f'{name} must be a whole number of at least {least}, or a pair of them (rows, '
                          f'columns), but it is {value!r}')
     return pair
+
+def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    "An error unless all that is given are tensors of one type"
+    for name, t in (('weight', weight), ('x', x), ('bias', bias)):
+        if t is None: continue
+        if not isinstance(t, Tensor):
+            raise ValueError(f'{name} must be a tensor, but it is of type {type(t).__name__}: take '
+                             f'torch.tensor({name})')
+        if t.dtype != weight.dtype:
+            raise ValueError(f'{name} is {t.dtype} but weight is {weight.dtype}: convert one, as '
+                             f'{name}.to(weight.dtype)')
 
 def _windows(x: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     "Every window of a batch, [N,C,H,W] -> [N,C,H',W',kh,kw]: a view, nothing is copied"
@@ -49,7 +60,7 @@ def _windows(x: Tensor, size: tuple[int, int], stride: tuple[int, int]) -> Tenso
                          f'(padding included): take a smaller window, more padding or a larger picture')
     return x.unfold(2, kh, sh).unfold(3, kw, sw)
 
-# %% ../nbs/01_convolution.ipynb #e4f90461
+# %% ../nbs/01_convolution.ipynb #24132030
 def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,H,W]
            weight: Tensor,                      # F kernels [F,C,kh,kw]
            bias: Tensor | None = None,          # one number for each kernel, [F]
@@ -60,6 +71,7 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
 
     H' = (H + 2 padding - kh) // stride + 1, and W' likewise. Raises ValueError for shapes or types that do
     not fit together. Lesson `01_convolution`."""
+    _check_types(x, weight, bias)
     if weight.ndim != 4:
         raise ValueError(f'weight must have the shape [kernels, channels, rows, columns], but it has '
                          f'{list(weight.shape)}. One kernel [3,3] for one channel becomes weight[None, None]')
@@ -74,8 +86,6 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
                          f'slice for each channel, weight [{f},{x.shape[1]},{kh},{kw}]')
     if bias is not None and bias.shape != (f,):
         raise ValueError(f'bias needs one number for each kernel, shape [{f}], but it has {list(bias.shape)}')
-    if x.dtype != weight.dtype:
-        raise ValueError(f'x is {x.dtype} but weight is {weight.dtype}: convert one, as x.to(weight.dtype)')
     windows = _windows(F.pad(x, (pw, pw, ph, ph)), (kh, kw), (sh, sw))
     n, _, height, width = windows.shape[:4]
     rows = windows.permute(0, 2, 3, 1, 4, 5).reshape(n, height*width, c*kh*kw)
@@ -83,7 +93,7 @@ def conv2d(x: Tensor,                           # pictures [N,C,H,W], or one [C,
     if bias is not None: out = out + bias
     return out.transpose(1, 2).reshape(n, f, height, width)
 
-# %% ../nbs/01_convolution.ipynb #71353413
+# %% ../nbs/01_convolution.ipynb #a8866d9a
 def max_pool2d(x: Tensor,                                   # [N,C,H,W], or [C,H,W]
                size: int | tuple[int, int],                 # of the window
                stride: int | tuple[int, int] | None = None  # None: the size, so windows stand side by side
@@ -95,14 +105,17 @@ def max_pool2d(x: Tensor,                                   # [N,C,H,W], or [C,H
         raise ValueError(f'x must be [N,C,H,W] or [C,H,W], but it has the shape {list(x.shape)}. '
                          f'A single channel [H,W] becomes x[None]')
     size = _pair('size', size, 1)
-    return _windows(x, size, size if stride is None else _pair('stride', stride, 1)).amax((-2, -1))
+    windows = _windows(x, size, size if stride is None else _pair('stride', stride, 1))
+    return windows.flatten(-2).max(-1).values    # amax would share the gradient among equal numbers
 
-# %% ../nbs/01_convolution.ipynb #f892f3b0
+# %% ../nbs/01_convolution.ipynb #179f8a9d
 def dense(x: Tensor,                   # activations [N, in], or [in]
           weight: Tensor,              # [out, in]: for each output a weight for each activation
           bias: Tensor | None = None,  # [out]
           ) -> Tensor:                 # [N, out], or [out]
-    "The dense layer, as `F.linear`. Raises ValueError for shapes that do not fit. Lesson `01_convolution`."
+    """The dense layer, as `F.linear`. Raises ValueError for shapes or types that do not fit together. Lesson
+    `01_convolution`."""
+    _check_types(x, weight, bias)
     if weight.ndim != 2:
         raise ValueError(f'weight must have the shape [out, in], but it has {list(weight.shape)}')
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
@@ -114,7 +127,7 @@ def dense(x: Tensor,                   # activations [N, in], or [in]
     out = x @ weight.T
     return out if bias is None else out + bias
 
-# %% ../nbs/01_convolution.ipynb #70253af2
+# %% ../nbs/01_convolution.ipynb #5355c564
 class ReceptiveField(NamedTuple):
     "Output number i sees the input from `start + i*jump` on, `size` pixels long. Lesson `01_convolution`."
     size: int
@@ -125,12 +138,15 @@ def receptive_field(layers: Sequence[tuple[int, int, int]]  # (kernel, stride, p
                     ) -> ReceptiveField:
     """The part of the input that one output number of a chain of layers sees, along one axis, in pixels.
 
-    A `start` below 0 lies in the padding. Pooling counts as a layer, ReLU does not. Lesson
-    `01_convolution`."""
+    A `start` below 0 lies in the padding. Pooling counts as a layer, ReLU does not. Raises ValueError for a
+    layer that is not such a triple. Lesson `01_convolution`."""
     size, jump, start = 1, 1, 0
-    for kernel, stride, padding in layers:
-        if kernel < 1 or stride < 1 or padding < 0:
-            raise ValueError(f'kernel and stride must be at least 1 and padding at least 0, but a layer is '
-                             f'{(kernel, stride, padding)}')
+    for layer in layers:
+        numbers = tuple(layer) if isinstance(layer, (tuple, list)) else (layer,)
+        whole = len(numbers) == 3 and all(isinstance(v, Integral) for v in numbers)
+        if not whole or min(numbers) < 0 or 0 in numbers[:2]:
+            raise ValueError(f'each layer must be whole numbers (kernel, stride, padding), kernel and stride '
+                             f'at least 1 and padding at least 0, but a layer is {layer!r}')
+        kernel, stride, padding = numbers
         size, jump, start = size + (kernel - 1)*jump, jump*stride, start - padding*jump
     return ReceptiveField(size, jump, start)

@@ -42,6 +42,7 @@ def resize(x: torch.Tensor, size: int) -> torch.Tensor:
     if (h, w) == (size, size): return x
     k = size / min(h, w)
     shape = max(size, round(h * k)), max(size, round(w * k))
+    x = x.contiguous(memory_format=torch.channels_last)   # else one pixel as the result fails inside PyTorch
     x = torch.nn.functional.interpolate(x, shape, mode='bilinear', antialias=True)
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
     return x[:, :, top:top + size, left:left + size].contiguous(memory_format=torch.channels_last)

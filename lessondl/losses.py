@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['softmax', 'log_softmax', 'one_hot', 'cross_entropy', 'sigmoid', 'binary_cross_entropy']
 
-# %% ../nbs/02_softmax.ipynb #4d38f0a2
+# %% ../nbs/02_softmax.ipynb #51ef844a
 import torch
 
 # %% ../nbs/02_softmax.ipynb #b667efb0
@@ -61,10 +61,10 @@ def one_hot(labels: torch.Tensor,  # class numbers, integers of any shape [...]
     labels = _indices(labels, n)
     return (labels[..., None] == torch.arange(n, device=labels.device)).long()
 
-# %% ../nbs/02_softmax.ipynb #80e78435
+# %% ../nbs/02_softmax.ipynb #7db9e877
 def cross_entropy(logits: torch.Tensor,  # [N,C] floats: the outputs, before softmax
                   labels: torch.Tensor,  # [N] class numbers, integers from 0 to C-1
-                  ) -> torch.Tensor:     # one number, in nats
+                  ) -> torch.Tensor:     # one number, in nats (its log has base e)
     "The mean over the batch of -log softmax(logits) at the label. Raises `ValueError`. Lesson 02."
     logits, labels = _floats('logits', logits), torch.as_tensor(labels)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or logits.numel() == 0:
@@ -74,7 +74,7 @@ def cross_entropy(logits: torch.Tensor,  # [N,C] floats: the outputs, before sof
     labels = _indices(labels, logits.shape[1])
     return -log_softmax(logits).gather(1, labels[:, None]).mean()
 
-# %% ../nbs/02_softmax.ipynb #36c3ccf0
+# %% ../nbs/02_softmax.ipynb #ed2829c5
 def _two_ways(x: torch.Tensor) -> torch.Tensor:
     "The outputs (x, 0) of two classes, yes and no: [...] becomes [...,2]"
     return torch.stack([x, torch.zeros_like(x)], -1)
@@ -85,7 +85,7 @@ def sigmoid(x: torch.Tensor) -> torch.Tensor:
 
 def binary_cross_entropy(logits: torch.Tensor,   # floats of any shape: the outputs, before sigmoid
                          targets: torch.Tensor,  # the same shape: 1 where the label is there, else 0
-                         ) -> torch.Tensor:      # one number, in nats
+                         ) -> torch.Tensor:      # one number, in nats (its log has base e)
     """The mean of -log sigmoid(logits) where the target is 1 and -log(1 - sigmoid(logits)) where it is 0; a
     target between them counts both ways, in proportion. Raises `ValueError`. Lesson 02."""
     logits, targets = _floats('logits', logits), torch.as_tensor(targets)

@@ -27,12 +27,14 @@ from xlsxwriter.utility import xl_cell_to_rowcol, xl_col_to_name, xl_rowcol_to_c
 
 from .trace import Step, Trace, operations, trace
 
-# %% ../nbs/04_spreadsheet.ipynb #81b2cbc2
+# %% ../nbs/04_spreadsheet.ipynb #e0409348
 max_rows, max_columns, max_formula = 1_048_576, 16_384, 8_192   # what Excel can hold
 _down, _sheet = 1 << 15, 1 << 36    # a place is one number: sheet * _sheet + row * _down + column
 
 @functools.cache
 def _letters() -> list[str]: return [xl_col_to_name(c) for c in range(max_columns)]
+
+_column_numbers = list(range(max_columns))    # a million cells share them, instead of an object for each
 
 def _number(v: float) -> str:
     "A number as a formula writes it"
@@ -123,10 +125,11 @@ def _lists(cells: Cells, numbers: np.ndarray) -> list[str]:
                 out[i] = ','.join([cells.range(p[a], p[b]) for a, b in cuts])
     return out
 
-# %% ../nbs/04_spreadsheet.ipynb #47022413
-def _dots(cells: Cells, x: np.ndarray, w: np.ndarray) -> list[list[str]]:
-    """Sums of products: of each row of cell numbers x [n,k] with each row of w [m,k]. Rectangle by
-    rectangle a SUMPRODUCT; zeros that were filled in are left out."""
+# %% ../nbs/04_spreadsheet.ipynb #baa43c0b
+def _dots(cells: Cells, x: np.ndarray, w: np.ndarray, before: list[str] | None = None) -> list[list[str]]:
+    """Sums of products: each row of cell numbers x [n,k] with each row of w [m,k], `before` (a bias) first.
+    Rectangle by rectangle a SUMPRODUCT; zeros that were filled in are left out."""
+    before = before or [''] * len(w)
     out = [[''] * len(w) for _ in range(len(x))]
     zero = [-1] + [-2 - i for i, v in enumerate(cells.literals) if v == 0]
     keep = ~np.isin(x, zero)
@@ -137,7 +140,7 @@ def _dots(cells: Cells, x: np.ndarray, w: np.ndarray) -> list[list[str]]:
         for right in _alike(ws):
             for left in _alike(xs):
                 for i, texts in zip(rows[left].tolist(), _products(cells, xs[left], ws[right])):
-                    for o, text in zip(right.tolist(), texts): out[i][o] = text
+                    for o, text in zip(right.tolist(), texts): out[i][o] = before[o] + text
     return out
 
 def _products(cells: Cells, x: np.ndarray, w: np.ndarray) -> Iterable[list[str]]:
@@ -146,9 +149,10 @@ def _products(cells: Cells, x: np.ndarray, w: np.ndarray) -> Iterable[list[str]]
     if not k: yield from [['0'] * len(w)] * len(x); return
     cuts = _rectangles(x[0], w[0])
     rules = ['{}*{}' if a == b else 'SUMPRODUCT({},{})' for a, b in cuts]
-    if len(cuts) == k > 1 and len(_rectangles(x[0])) == len(_rectangles(w[0])) == 1:   # a row times a column
-        across = x[0][1] - x[0][0] == 1
-        cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({},{}))' if across else 'SUMPRODUCT(MMULT({1},{0}))']
+    ways = [set(np.diff(p[0]).tolist()) for p in (x, w)]
+    # a row times a column
+    if ways == [{1}, {_down}]: cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({},{}))']
+    if ways == [{_down}, {1}]: cuts, rules = [(0, k - 1)], ['SUMPRODUCT(MMULT({1},{0}))']
     rights = [[cells.range(p[a], p[b], fixed=True) for a, b in cuts] for p in w.tolist()]
     for p in x.tolist():
         lefts = [cells.range(p[a], p[b]) for a, b in cuts]
@@ -178,7 +182,7 @@ def _added(cells: Cells, step: Step, role: str, n: int) -> list[str]:
     if role not in step.operands: return [''] * n
     return [f'{b}+' for b in cells.refs(cells.numbers(step.operands[role]), fixed=True)]
 
-# %% ../nbs/04_spreadsheet.ipynb #c5bfc089
+# %% ../nbs/04_spreadsheet.ipynb #edcedd04
 def _convolution(cells: Cells, step: Step) -> list[str]:
     "bias + one SUMPRODUCT for each channel: the window, and the kernel"
     x, w = (cells.numbers(step.operands[k]) for k in ('input', 'weight'))
@@ -193,19 +197,19 @@ def _convolution(cells: Cells, step: Step) -> list[str]:
         first = g * (w.shape[0] // groups)
         last = first + w.shape[0] // groups
         channels = (slice(None),) * (1 + d) + (slice(g * per, (g + 1) * per),)
-        dots = _dots(cells, view[channels].reshape(-1, w[0].size), w[first:last].reshape(last - first, -1))
+        kernels = w[first:last].reshape(last - first, -1)
+        dots = _dots(cells, view[channels].reshape(-1, kernels.shape[1]), kernels, bias[first:last])
         for o in range(first, last):
-            column = np.array([bias[o] + row[o - first] for row in dots], dtype=object)
+            column = np.array([row[o - first] for row in dots], dtype=object)
             texts[:, o] = column.reshape(x.shape[0], *out)
     return texts.ravel().tolist()
 
-# %% ../nbs/04_spreadsheet.ipynb #d979f139
+# %% ../nbs/04_spreadsheet.ipynb #69b53633
 def _linear(cells: Cells, step: Step) -> list[str]:
     "bias + SUMPRODUCT of all inputs and their weights"
     x, w = (cells.numbers(step.operands[k]) for k in ('input', 'weight'))
     bias = _added(cells, step, 'bias', len(w))
-    dots = _dots(cells, x.reshape(-1, x.shape[-1]), w)
-    return [b + text for row in dots for b, text in zip(bias, row)]
+    return [text for row in _dots(cells, x.reshape(-1, x.shape[-1]), w, bias) for text in row]
 
 def _matmul(left: str, right: str, plus: str | None = None) -> Callable:
     "Rows of `left` with columns of `right`"
@@ -753,7 +757,7 @@ def _colour(ws, b: Block, answer: bool):
         scale |= dict(type='2_color_scale', min_value=0, min_color='#FFFFFF', max_color=hue)
     ws.conditional_format(b.row, b.col, b.row + h - 1, b.col + w - 1, scale)
 
-# %% ../nbs/04_spreadsheet.ipynb #5d2a1d56
+# %% ../nbs/04_spreadsheet.ipynb #f8e684c3
 def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer: bool):
     "One step's numbers, or its formulas with their values"
     s, value = b.step, b.step.value.double().numpy().ravel()
@@ -764,9 +768,14 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
     how = dict(num_format=digits, align='center', valign='vcenter', shrink=True)
     look = book.look(**how, bold=True) if answer else book.look(**how)
     places = cells.place[s.cells.numpy().ravel()] % _sheet
-    rows, cols, value = (places // _down).tolist(), (places % _down).tolist(), value.tolist()
+    def part(i):                           # a thousand at a time: a million Python numbers take much memory
+        p = places[i:i + 1000]
+        cols = [_column_numbers[c] for c in (p % _down).tolist()]
+        return (p // _down).tolist(), cols, value[i:i + 1000].tolist()
+    parts = range(0, len(places), 1000)
     if b.given:
-        for r, c, v in zip(rows, cols, value): ws.write_number(r, c, v, look)
+        for i in parts:
+            for r, c, v in zip(*part(i)): ws.write_number(r, c, v, look)
         return
     write = formulas.get(s.op) or _own_formulas.get(s.op)
     if write is None:
@@ -774,13 +783,14 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
                                   f'{", ".join(sorted(formulas))}')
     cells.here = b.sheet
     texts = write(cells, s)
-    longest = max(map(len, texts), default=0) + 1
+    longest = max(map(len, texts), default=0) + 1        # with the '=', which xlsxwriter adds
     if longest > max_formula:
         raise ValueError(f'a formula of {s.name} ({s.op}) would have {longest:,} characters, and a cell '
                          f'takes {max_formula:,}: it sums over too many pieces. Give this layer fewer input '
                          f'channels or units')
-    for r, c, text, v in zip(rows, cols, texts, value, strict=True):
-        ws.write_formula(r, c, '=' + text, look, v)
+    for i in parts:
+        for r, c, v, text in zip(*part(i), texts[i:i + 1000], strict=True):
+            ws.write_formula(r, c, text, look, v)
 
 def _write_labels(book: _Book, ws, b: Block, names: list[str]):
     "Class names to the left of a column, or upright over a row"

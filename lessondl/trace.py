@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = ['operations', 'moving', 'Step', 'Trace', 'trace']
 
-# %% ../nbs/03_trace.ipynb #f0161984
+# %% ../nbs/03_trace.ipynb #a92b850b
 import bisect
+import contextlib
 import functools
 import html
 import inspect
+import io
+import logging
+import math
 import operator
 import os
 import re
@@ -21,29 +25,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
-# %% ../nbs/03_trace.ipynb #1d4e97c4
+# %% ../nbs/03_trace.ipynb #2a6c6c00
+class _Run(torch.fx.Interpreter):
+    "Run a graph and keep the value of every node; floating-point types that it asks for become `dtype`"
+    def __init__(self, module, dtype):
+        super().__init__(module)
+        self.dtype, self.values = dtype, {}
+
+    def run_node(self, n):
+        self.values[n] = super().run_node(n)
+        return self.values[n]
+
+    def call_function(self, target, args, kwargs):
+        if '_assert' in str(target): return None      # PyTorch's own checks, of types too
+        if self.dtype and getattr(kwargs.get('dtype'), 'is_floating_point', False):
+            kwargs = {**kwargs, 'dtype': self.dtype}
+        value = super().call_function(target, args, kwargs)
+        return value.zero_() if 'aten.empty' in str(target) else value    # not what memory happens to hold
+
+# %% ../nbs/03_trace.ipynb #517acafc
 @dataclass(eq=False, repr=False)
 class Step:
     """One operation of a traced model with the value it gave. Lesson `03_trace`.
 
-    `operands` are the steps it takes, by the name of the argument (`input`, `weight`, `bias`, ...); a weight is
-    a step as well, with `op` `'weight'`. `cells` has the shape of `value`: the number of each cell, the same
-    wherever that cell is only moved (a view, a slice, a transposition), and -1 where a constant was filled in."""
-    name: str                    # unique in its trace: the module's path, with the operation where that is needed
-    op: str                      # 'input', 'weight', 'constant', or the operation: 'convolution', 'relu', ...
+    `operands` are the steps it takes, by the name of the argument (`input`, `weight`, `bias`, ...); a weight
+    is a step as well, with `op` `'weight'`. `cells` has the shape of `value`: the number of each cell, the
+    same wherever that cell is only moved (a view, a slice, a transposition), and -1 where a constant was
+    filled in."""
+    name: str                    # unique in its trace: the module's path, with the operation where needed
+    op: str                      # 'input', 'weight', 'constant', or the operation: 'relu', ...
     value: torch.Tensor
     cells: torch.Tensor          # int64, in the shape of `value`
     module: str = ''             # path of the module that did it, '' for the model itself
     kind: str = ''               # type of that module, as 'Conv2d'
     operands: dict[str, 'Step'] = field(default_factory=dict)
     args: dict = field(default_factory=dict)   # the arguments that are no tensors, as {'stride': [1, 1]}
-    line: str = ''               # the model's line that called it, as 'model.py:12: x = F.relu(x)'
+    line: str = ''               # the line of `forward` that called it, as 'model.py:12: x = F.relu(x)'
 
     @property
     def shape(self) -> list[int]: return list(self.value.shape)
@@ -56,26 +80,18 @@ class Step:
     def window(self, *index: int) -> dict[str, torch.Tensor]:
         """Which numbers of each operand make `value[index]`: flat positions, int64, by operand.
 
-        `step.operands[k].value.flatten()[step.window(*index)[k]]` are those numbers, and the same of `cells` the
-        cells they stand in. Padding is not in a window. Raises IndexError for a position that is not there."""
-        n = self.value.ndim
-        if len(index) != n or not all(-m <= i < m for i, m in zip(index, self.value.shape)):
-            raise IndexError(f'{self.name} has the shape {self.shape}: no position {list(index)} in it')
-        index = tuple(i % m for i, m in zip(index, self.value.shape))
-        if not self.operands: return {}
-        windows = (_moved if self.moves else operations[self.op])(self, index)
-        return {k: torch.as_tensor(w, dtype=torch.int64).flatten() for k, w in windows.items() if k in self.operands}
+        `step.operands[k].value.flatten()[step.window(*index)[k]]` are those numbers, and the same of `cells`
+        the cells they stand in. Padding is not in a window. IndexError for a position that is not there."""
+        return _window(self, index)
 
     def sources(self) -> list['Step']:
         "The steps it takes; in place of one that only moves numbers, those that the numbers come from"
-        found = {}
-        for o in self.operands.values():
-            found.update((id(s), s) for s in (o.sources() if o.moves else [o]))
-        return list(found.values())
+        if self.moves: return list(dict.fromkeys(_behind(self)))
+        return list(dict.fromkeys(s for o in self.operands.values() for s in _behind(o)))
 
     def __repr__(self) -> str: return f'{self.name}: {self.op} -> {self.shape}'
 
-# %% ../nbs/03_trace.ipynb #ff5ae98c
+# %% ../nbs/03_trace.ipynb #17775453
 @functools.lru_cache(16)
 def _positions(shape: torch.Size) -> torch.Tensor:
     "The flat position of each number of a tensor, in its shape"
@@ -83,37 +99,38 @@ def _positions(shape: torch.Size) -> torch.Tensor:
 
 def _at(step, operand): return _positions(step.operands[operand].value.shape)
 
-# %% ../nbs/03_trace.ipynb #f3bb6278
-def _pointwise(step, index):
-    "One number of each operand, broadcast to the result's shape"
-    return {k: _at(step, k).expand(step.value.shape)[index] for k in step.operands}
-
-# %% ../nbs/03_trace.ipynb #23b682ac
 def _sliding(step, index, size, stride, padding, dilation):
-    "Where a window over the last dimensions lies, padding left out: places in the kernel, places in the input"
-    where = [[(j, i*s - p + j*d) for j in range(k) if 0 <= i*s - p + j*d < n] for i, n, k, s, p, d in zip(
-        index, step.operands['input'].shape[-len(size):], size, stride, padding, dilation)]
-    return [[j for j, _ in w] for w in where], [[at for _, at in w] for w in where]
+    "Where a window over the last dimensions lies, padding left out: places in the kernel and in the input"
+    extent = step.operands['input'].shape[-len(size):]
+    where = [[(u, i*s - p + u*d) for u in range(k) if 0 <= i*s - p + u*d < n]
+             for i, n, k, s, p, d in zip(index, extent, size, stride, padding, dilation)]
+    return [[u for u, _ in w] for w in where], [[at for _, at in w] for w in where]
 
 def _box(positions, lead, place):
     "positions[lead], then every combination of `place`, one list for each dimension that is left"
     x = positions[lead]
-    for d, at in enumerate(place): x = x.index_select(x.ndim - len(place) + d, torch.tensor(at, dtype=torch.int64))
+    for d, at in enumerate(place):
+        x = x.index_select(x.ndim - len(place) + d, torch.tensor(at, dtype=torch.int64))
     return x
 
 def _wide(v, dims: int) -> list: return list(v) * dims if len(v) == 1 else list(v)
 
-# %% ../nbs/03_trace.ipynb #a55d5bd4
+# %% ../nbs/03_trace.ipynb #de3270e1
 def _convolution(step, index):
     "All channels of the group under the kernel, and the kernel's numbers there"
     n, f, *out = index
     w, a = step.operands['weight'].shape, step.args
-    kernel, place = _sliding(step, out, w[2:], *(_wide(a[k], len(out)) for k in ('stride', 'padding', 'dilation')))
+    options = [_wide(a[k], len(out)) for k in ('stride', 'padding', 'dilation')]
+    kernel, place = _sliding(step, out, w[2:], *options)
     first = f // (w[0] // a['groups']) * w[1]
     return {'input': _box(_at(step, 'input'), (n, slice(first, first + w[1])), place),
             'weight': _box(_at(step, 'weight'), (f,), kernel), 'bias': [f]}
 
-# %% ../nbs/03_trace.ipynb #812b4b6f
+# %% ../nbs/03_trace.ipynb #6e305399
+def _pointwise(step, index):
+    "One number of each operand, broadcast to the result's shape"
+    return {k: _at(step, k).expand(step.value.shape)[index] for k in step.operands}
+
 def _pool2d(step, index):
     "One channel under the window"
     *lead, i, j = index
@@ -151,7 +168,7 @@ def _embedding(step, index):
     row = step.operands['indices'].value[tuple(at)].long()
     return {'weight': _at(step, 'weight')[row, j], 'indices': _at(step, 'indices')[tuple(at)]}
 
-# %% ../nbs/03_trace.ipynb #7eadf532
+# %% ../nbs/03_trace.ipynb #233c98e8
 def _whole_line(step, index):
     "All numbers along the dimension, which is as long in the result"
     at = list(index)
@@ -160,14 +177,12 @@ def _whole_line(step, index):
 
 def _reduced(step, index):
     "All numbers of the dimensions that the result has lost, or has with length 1"
-    x = _at(step, 'input')
-    dims = step.args.get('dim')
+    x, dims, rest = _at(step, 'input'), step.args.get('dim'), iter(index)
     dims = range(x.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-    dims, kept = {d % x.ndim for d in dims}, iter(index)
-    if step.args.get('keepdim'): return {'input': x[tuple(slice(None) if d in dims else i for d, i in enumerate(index))]}
-    return {'input': x[tuple(slice(None) if d in dims else next(kept) for d in range(x.ndim))]}
+    lost = {d % x.ndim for d in dims}
+    if step.args.get('keepdim'): rest = iter([i for d, i in enumerate(index) if d not in lost])
+    return {'input': x[tuple(slice(None) if d in lost else next(rest) for d in range(x.ndim))]}
 
-# %% ../nbs/03_trace.ipynb #85048620
 def _batch_norm(step, index):
     "The number itself, and its channel's four"
     return {k: _at(step, k)[index if k == 'input' else index[1]] for k in step.operands}
@@ -177,7 +192,7 @@ def _layer_norm(step, index):
     d = len(step.args['normalized_shape'])
     return {k: _at(step, k)[index[:-d] if k == 'input' else index[-d:]] for k in step.operands}
 
-# %% ../nbs/03_trace.ipynb #eb50302a
+# %% ../nbs/03_trace.ipynb #f774893e
 #: name of an operation -> its window
 operations: dict[str, Callable] = {
     'convolution': _convolution, 'linear': _linear, 'addmm': _matmul('mat1', 'mat2', 'input'),
@@ -191,25 +206,14 @@ operations: dict[str, Callable] = {
        gt ge lt le eq ne logical_not trunc sin cos erf'''.split()}}
 
 #: operations that only move numbers, or fill in constants
-moving = set('''view reshape permute transpose t slice select squeeze unsqueeze expand split split_with_sizes unbind
-    cat stack flip roll repeat clone alias detach index index_select index_put gather slice_scatter select_scatter
-    constant_pad_nd copy to_copy unfold lift_fresh_copy upsample_nearest1d upsample_nearest2d'''.split())
+moving = set('''view reshape permute transpose t slice select squeeze unsqueeze expand split split_with_sizes
+    unbind cat stack flip roll repeat clone alias detach index index_select index_put gather slice_scatter
+    select_scatter constant_pad_nd copy to_copy unfold lift_fresh_copy upsample_nearest1d
+    upsample_nearest2d'''.split())
 
-# names under which the same operation is known to PyTorch's core
-_renamed = {'max_pool2d_with_indices': 'max_pool2d', '_native_batch_norm_legit_no_training': 'batch_norm',
-            'native_layer_norm': 'layer_norm', '_softmax': 'softmax', '_log_softmax': 'log_softmax',
-            '_adaptive_avg_pool2d': 'adaptive_avg_pool2d', '_to_copy': 'to_copy'}
+# %% ../nbs/03_trace.ipynb #76b7c293
 # arguments that say how a tensor is stored, not what is computed
 _storage = {'dtype', 'layout', 'device', 'pin_memory', 'memory_format', 'half_to_float', 'non_blocking'}
-
-# %% ../nbs/03_trace.ipynb #ca99f43f
-def _moved(step, index):
-    "The one place of the operands from which the number came (the first, if it stands in several); none for a constant"
-    number = int(step.cells[index])
-    window = {k: torch.tensor([], dtype=torch.int64) for k in step.operands}
-    for k, o in step.operands.items():
-        if number >= 0 and len(at := (o.cells.flatten() == number).nonzero()): return {**window, k: at[0]}
-    return window
 
 def _cells_of(name, node, operand_of, part):
     "The cells of a moved tensor: the same operation, done on the numbers of the cells"
@@ -217,33 +221,45 @@ def _cells_of(name, node, operand_of, part):
         if isinstance(v, (list, tuple)): return [cells(role, x) for x in v]
         if not isinstance(v, torch.fx.Node): return v
         o = operand_of(v)
-        return o.value if role in ('index', 'indices') else o.cells.double()    # some operations take no integers
+        return o.value if role in ('index', 'indices') else o.cells.double()    # some take no integers
     given = {a.name: v for a, v in zip(node.target._schema.arguments, node.args)} | dict(node.kwargs)
     if name == 'constant_pad_nd': given['value'] = -1.
     out = node.target(**{k: cells(k, v) for k, v in given.items() if k not in _storage})
     return (out if part is None else out[part]).long().contiguous()
 
-# %% ../nbs/03_trace.ipynb #2a6c6c00
-class _Run(torch.fx.Interpreter):
-    "Run a graph and keep the value of every node; floating-point types that it asks for become `dtype`"
-    def __init__(self, module, dtype):
-        super().__init__(module)
-        self.dtype, self.values = dtype, {}
+# %% ../nbs/03_trace.ipynb #e6de6ce0
+def _moved(step, index):
+    "The one place of the operands from which the number came (the first of several); none for a constant"
+    number = int(step.cells[index])
+    window = {k: torch.tensor([], dtype=torch.int64) for k in step.operands}
+    for k, o in step.operands.items():
+        if number >= 0 and len(at := (o.cells.flatten() == number).nonzero()): return {**window, k: at[0]}
+    return window
 
-    def run_node(self, n):
-        self.values[n] = super().run_node(n)
-        return self.values[n]
+def _mine(step, cells):
+    "Which of these cells are the step's own"
+    first = step.cells.flatten()[:1].sum()
+    return (cells >= first) & (cells < first + step.cells.numel())
 
-    def call_function(self, target, args, kwargs):
-        if '_assert' in str(target): return None      # PyTorch's own checks, of types too
-        if self.dtype and getattr(kwargs.get('dtype'), 'is_floating_point', False):
-            kwargs = {**kwargs, 'dtype': self.dtype}
-        value = super().call_function(target, args, kwargs)
-        return value.zero_() if 'aten.empty' in str(target) else value    # not what memory happens to hold
+def _behind(step) -> list[Step]:
+    "The step; if it only moves numbers, the steps that they, and the indices that chose them, come from"
+    if not step.moves: return [step]
+    return [s for k, o in step.operands.items() for s in _behind(o)
+            if k.startswith(('index', 'indices')) or _mine(s, step.cells).any()]
 
-# %% ../nbs/03_trace.ipynb #948489c9
+def _window(step, index):
+    n = step.value.ndim
+    if len(index) != n or not all(-m <= i < m for i, m in zip(index, step.shape)):
+        raise IndexError(f'{step.name} has the shape {step.shape}: no position {list(index)} in it')
+    if not step.operands: return {}
+    index = tuple(i % m for i, m in zip(index, step.shape))
+    windows = (_moved if step.moves else operations[step.op])(step, index)
+    found = [k for k in windows if k in step.operands]
+    return {k: torch.as_tensor(windows[k], dtype=torch.int64).flatten() for k in found}
+
+# %% ../nbs/03_trace.ipynb #db6c6fec
 def _own_line(frames: list[tuple[str, int, str]]) -> str:
-    "Of frames (file, line number, code) the last that is neither PyTorch's nor Python's, as 'file:line: code', else ''"
+    "Of frames (file, line, code) the last that is neither PyTorch's nor Python's: 'file:line: code', or ''"
     pytorch, python = Path(torch.__file__).parent, Path(os.__file__).parent
     def foreign(file):
         path = Path(file)
@@ -255,18 +271,22 @@ def _own_line(frames: list[tuple[str, int, str]]) -> str:
     file = 'cell' if re.search('ipykernel|<(i?python|stdin)', file) else Path(file).name
     return f'{file}:{number}: {(code or "").strip()}'
 
-def _line_of(node) -> str:
-    "The model's line that made the node"
-    frames = re.findall(r'File "(.*?)", line (\d+), in .*(?:\n    (.*))?', node.meta.get('stack_trace') or '')
-    return _own_line([(file, int(number), code) for file, number, code in frames])
-
 def _module_of(node) -> tuple[str, str]:
     "Path and type of the innermost module that made the node"
     stack = node.meta.get('nn_module_stack') or {}
     path, kind = list(stack.values())[-1] if stack else ('', '')
     return path.split('@')[0], (kind if isinstance(kind, str) else kind.__name__).rsplit('.')[-1]
 
-# %% ../nbs/03_trace.ipynb #ec14d713
+def _line_of(node) -> str:
+    "The line of the model that made the node, '' if there is none, as in nn.Sequential"
+    frames = re.findall(r'File "(.*?)", line (\d+), in .*(?:\n    (.*))?', node.meta.get('stack_trace') or '')
+    return _own_line([(file, int(number), code) for file, number, code in frames])
+
+def _place(node) -> str:
+    path, kind = _module_of(node)
+    return _line_of(node) or f'{path or "the model"} ({kind})'
+
+# %% ../nbs/03_trace.ipynb #37eb2a73
 def _eager(model, inputs):
     "Run the model as it is; its buffers, the inputs and PyTorch's random state stay as they are"
     def copy(x): return x.detach().clone() if isinstance(x, torch.Tensor) else x
@@ -278,48 +298,93 @@ def _why(model, inputs, error) -> Exception:
     "What to tell the reader when PyTorch could not write the model down"
     try: _eager(model, inputs)
     except Exception as e:
-        shapes = ', '.join(str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in inputs)
-        return ValueError(f'the model does not run on {"inputs of the shape " + shapes if inputs else "no inputs"}: '
-                          f'{e}. Give trace what forward{inspect.signature(model.forward)} takes, with the batch '
-                          f'as in training.')
-    frames = traceback.extract_tb(error.__traceback__)[1:]
-    where = _own_line([(f.filename, f.lineno, f.line) for f in frames])
+        shapes = [str(list(x.shape)) if isinstance(x, torch.Tensor) else type(x).__name__ for x in inputs]
+        got = f'inputs of the shape {", ".join(shapes)}' if inputs else 'no inputs'
+        return ValueError(f'the model does not run on {got}: {e}. Give trace what '
+                          f'forward{inspect.signature(model.forward)} takes, with the batch as in training')
+    frames = traceback.extract_tb(error.__traceback__)[1:]     # the first is in this module
+    where = _own_line([(f.filename, f.lineno, f.line) for f in frames]) or 'a line that PyTorch does not tell'
     return NotImplementedError(
-        f'the model runs, but its steps cannot be written down, at {where or "a line that PyTorch does not tell"}. '
-        f'An `if` or a loop that depends on the numbers, NumPy or a Python number in the middle cannot be a step: '
-        f'use tensor operations there, as torch.where. PyTorch says: {str(error).strip().splitlines()[0][:200]}')
+        f'the model runs, but its steps cannot be written down, at {where}. An `if` or a loop that depends '
+        f'on the numbers, NumPy or a Python number in the middle cannot be a step: use tensor operations '
+        f'there, as torch.where. PyTorch says: {str(error).strip().splitlines()[0][:200]}')
 
+# %% ../nbs/03_trace.ipynb #9848093d
 def _export(model, inputs):
     "The model's graph of core operations; if it cannot be had, an error that says why"
     holders = [vars(m) for m in model.modules()]
     holders += [v for attributes in holders for v in attributes.values() if isinstance(v, (dict, list))]
-    kept = [(h, h.copy()) for h in holders]
+    kept, level = [(h, h.copy()) for h in holders], logging.root.manager.disable
+    logging.disable(logging.CRITICAL)      # if it fails, PyTorch prints pages
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter('ignore')
             table = torch.export.default_decompositions()
             table.pop(torch.ops.aten.linear.default)   # stays whole: a dense layer is one step
             return torch.export.export(model, inputs, strict=False).run_decompositions(table)
     except Exception as error: raise _why(model, inputs, error) from error
     finally:    # what the model keeps, as `self.h`, is as it was before
+        logging.disable(level)
         for holder, before in kept:
             holder.clear()
             holder.extend(before) if isinstance(holder, list) else holder.update(before)
 
-# %% ../nbs/03_trace.ipynb #fb13487b
+# %% ../nbs/03_trace.ipynb #1ab97896
+def _few(names: list[str]) -> str:
+    "Names with commas, of many the first and the last"
+    return ', '.join(names if len(names) < 5 else [names[0], names[1], '...', names[-1]])
+
+def _block(positions, shape) -> str:
+    "Flat positions as one writes them in brackets, '[0, :, 4:8]'; '' if they are everything or no rectangle"
+    if not 0 < len(positions) < math.prod(shape): return ''
+    at = np.stack(np.unravel_index(positions, shape))
+    low, high = at.min(1), at.max(1) + 1
+    if math.prod(high - low) != len(positions): return ''
+    part = ', '.join(':' if b - a == n else str(a) if b - a == 1 else f'{a}:{b}'
+                     for a, b, n in zip(low, high, shape))
+    return '[' + re.sub('(, :)+$', '', part) + ']'
+
+def _taken(operand) -> list[str]:
+    "The steps that the operand's numbers come from, by name and part"
+    names = []
+    for s in dict.fromkeys(_behind(operand)):
+        positions = operand.cells[_mine(s, operand.cells)].unique() - s.cells.flatten()[:1].sum()
+        if s.op != 'weight': names.append(s.name + _block(positions.numpy(), s.value.shape))
+    return names
+
+def _rows(t, moves: bool) -> list[list[str]]:
+    def takes(s): return [n for o in s.operands.values()
+                          for n in ([o.name] * (o.op != 'weight') if moves else _taken(o))]
+    def learned(s): return sum(o.value.numel() for o in s.sources() if o.op == 'weight')
+    shown = [s for s in t.steps if moves or not s.moves or s in t.outputs]
+    return [[s.name, s.op, _few(takes(s)), '×'.join(map(str, s.shape)),
+             f'{learned(s):,}' if learned(s) else ''] for s in shown]
+
+def _table(t) -> tuple[list[list[str]], str]:
+    "The rows to print, the head first, and the line below them"
+    rows, weights = t.rows(), sum(w.value.numel() for w in t.weights)
+    hidden = len(t.steps) - len(rows)
+    below = f'{t.model}: {weights:,} weights, {len(rows)} steps'
+    if hidden: below += f' and {hidden} that only move{"s" * (hidden == 1)} numbers: see rows(moves=True)'
+    if len(rows) > 60: rows[40:-15] = [[f'... {len(rows) - 55} more ...', '', '', '', '']]
+    return [['step', 'operation', 'takes', 'shape', 'weights'], *rows], below
+
+# %% ../nbs/03_trace.ipynb #a8cd6afa
 class Trace(Sequence):
     """What a model computed for some inputs: its steps in order, the inputs first. Lesson `03_trace`.
 
-    `trace[i]` and `trace['layers.0']` give a `Step`. `inputs`, `outputs`, `weights` and `constants` are lists of
-    steps; weights and constants are not among the steps of the sequence."""
-    def __init__(self, model: str, steps: list[Step], weights: list[Step], constants: list[Step], outputs: list[Step]):
-        self.model, self.steps, self.weights, self.constants, self.outputs = model, steps, weights, constants, outputs
+    `trace[i]` and `trace['layers.0']` give a `Step`. `inputs`, `outputs`, `weights` (running means and
+    variances too) and `constants` are lists of steps; weights and constants are not in the sequence."""
+    def __init__(self, model: str, steps: list[Step], weights: list[Step], constants: list[Step],
+                 outputs: list[Step]):
+        self.model, self.steps, self.weights = model, steps, weights
+        self.constants, self.outputs = constants, outputs
         self.inputs = [s for s in steps if s.op == 'input']
         self._named = {s.name: s for s in [*steps, *weights, *constants]}
         # every step that does not only move numbers has a run of cells of its own
-        own = [(int(s.cells.flatten()[0]), s) for s in self._named.values() if not s.moves and s.cells.numel()]
-        self._own = dict(sorted(own, key=lambda o: o[0]))
-        self._starts = list(self._own)
+        own = [s for s in self._named.values() if not s.moves and s.cells.numel()]
+        self._own = sorted(own, key=lambda s: int(s.cells.flatten()[0]))
+        self._starts = [int(s.cells.flatten()[0]) for s in self._own]
 
     @property
     def output(self) -> torch.Tensor:
@@ -335,196 +400,85 @@ class Trace(Sequence):
         return self._named[i]
 
     def cell(self, number: int) -> tuple[Step, tuple[int, ...]]:
-        "The step, weight or constant that a cell belongs to, and its position there"
-        i = bisect.bisect_right(self._starts, number) - 1
-        step = self._own[self._starts[i]] if i >= 0 else None
-        if step is None or number >= self._starts[i] + step.cells.numel(): raise IndexError(f'no cell {number} in this trace')
-        at = int(number) - self._starts[i]
-        return step, tuple(int(k) for k in (_positions(step.value.shape) == at).nonzero()[0])
+        "The step, weight or constant that a cell belongs to, and its position there; else IndexError"
+        return _owner(self, int(number))
 
     def rows(self, moves: bool = False) -> list[list[str]]:
-        """The trace as a table: step, operation, what it takes, shape of the result, how many weights it uses.
+        """The table: step, operation, what it takes, shape of the result, how many weights it uses.
 
-        A step that only moves numbers is left out, and who takes it takes what it moved; `moves=True` shows all."""
-        def taken(s): return [o.name for o in (s.operands.values() if moves else s.sources()) if o.op != 'weight']
-        def learned(s): return sum(o.value.numel() for o in s.sources() if o.op == 'weight')
-        return [[s.name, s.op, _few(taken(s)), '×'.join(map(str, s.shape)), f'{learned(s):,}' if learned(s) else '']
-                for s in self.steps if moves or not s.moves or s in self.outputs]
-
-    def _table(self) -> tuple[list[list[str]], str]:
-        "The rows to print, the head first, and the line below them"
-        rows = self.rows()
-        hidden = len(self.steps) - len(rows)
-        weights = sum(w.value.numel() for w in self.weights)
-        below = f'{self.model}: {weights:,} weights' + (f'; {hidden} steps that only move numbers are left out'
-                                                        f' (rows(moves=True) has them)' if hidden else '')
-        if len(rows) > 60: rows[40:-15] = [[f'... {len(rows) - 55} more ...', '', '', '', '']]
-        return [['step', 'operation', 'takes', 'shape', 'weights'], *rows], below
-
-    def __repr__(self) -> str:
-        rows, below = self._table()
-        width = [max(len(r[i]) for r in rows) for i in range(4)]
-        return '\n'.join([*('  '.join([*(c.ljust(w) for c, w in zip(r, width)), r[4]]).rstrip() for r in rows), below])
-
-    def _repr_html_(self) -> str:
-        rows, below = self._table()
-        def line(r, tag): return '<tr>' + ''.join(f'<{tag} style="text-align:left">{html.escape(c)}</{tag}>' for c in r) + '</tr>'
-        body = '\n'.join([line(rows[0], 'th'), *(line(r, 'td') for r in rows[1:])])
-        return f'<table>\n{body}\n</table>\n<p>{html.escape(below)}</p>'
+        A step that only moves numbers is left out: who takes it takes what it moved. `moves=True` has all."""
+        return _rows(self, moves)
 
     def draw(self, module: str = '',    # only the steps of this module, as 'layers.1'
-             rows: int = 10,            # so many boxes below each other, then a new column begins
-             most: int = 80,            # so many boxes at most
+             rows: int = 12,            # about so many boxes below each other, then a new column begins
+             most: int = 60,            # so many boxes at most
              ) -> 'Axes':
-        """The steps as boxes, each with the shape of its result, and arrows from what it takes. Lesson `03_trace`.
+        """The steps as boxes, with arrows from what they take; a box is blue if it has weights.
 
-        Steps that only move numbers are left out, and so are weights; a box is blue if it has weights. Raises
-        ValueError if there are too many boxes to read."""
-        inside = [s for s in self.steps if (not s.moves or s in self.outputs)
-                  and (s.module + '.').startswith(module and module + '.')]
-        if not inside: raise ValueError(f'no step of a module {module!r}: the modules are '
-                                        + ', '.join(sorted({s.module for s in self.steps if s.module})))
-        takes = {s: [o for o in s.sources() if o.op not in ('weight', 'constant')] for s in inside}
-        boxes = [*dict.fromkeys(o for t in takes.values() for o in t if o not in takes), *inside]
-        if len(boxes) > most:
-            raise ValueError(f'{len(boxes)} boxes are more than one can read (most={most}): draw one module of the model, as '
-                             f'draw({(min((s.module for s in inside if s.module), key=len, default="layers.0"))!r})')
-        return _draw(boxes, takes, rows)
+        Steps that only move numbers are left out. Raises ValueError if there are too many boxes to read."""
+        return _draw(self, module, rows, most)
 
-def _few(names: list[str]) -> str:
-    "Names with commas, of many the first and the last"
-    return ', '.join(names if len(names) < 5 else [names[0], names[1], '...', names[-1]])
+    def __repr__(self) -> str: return _text(self)
 
-# %% ../nbs/03_trace.ipynb #c83dd8fd
-def _ranks(boxes, takes) -> dict:
-    "The row of each box: as far down as it can be above all that take it"
-    rank, users = {}, {b: [s for s, t in takes.items() if b in t] for b in boxes}
-    for b in reversed(boxes): rank[b] = min((rank[u] - 1 for u in users[b]), default=0)
-    first = min(rank.values())
-    return {b: r - first for b, r in rank.items()}
+    def _repr_html_(self) -> str: return _html(self)
 
-def _draw(boxes, takes, rows):
-    "Boxes from top to bottom, in columns of `rows`; an arrow that jumps over a row swings out to the right"
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-    rank = _ranks(boxes, takes)
-    levels = [[b for b in boxes if rank[b] == r] for r in range(max(rank.values()) + 1)]
-    columns = [levels[i:i + rows] for i in range(0, len(levels), rows)]
-    wide, tall, gap = 1.75, .62, .55                           # of a box with the room around it, in inches
-    at, left = {}, 0.
-    for column in columns:
-        most = max(map(len, column))
-        for y, level in enumerate(column):
-            for x, b in enumerate(level): at[b] = left + (most - len(level)) * wide / 2 + (x + .5) * wide, -tall * y
-        left += most * wide + gap
-    height = tall * max(map(len, columns))
-    _, ax = plt.subplots(figsize=(left, height))
-    ax.set(xlim=(0, left), ylim=(tall / 2 - height, tall / 2))
-    ax.axis('off')
-    for b in boxes:
-        x, y = at[b]
-        colour = '#e8e8e8' if b not in takes else '#cfe3f7' if any(o.op == 'weight' for o in b.sources()) else 'white'
-        ax.add_patch(FancyBboxPatch((x - .75, y - .17), 1.5, .34, boxstyle='round,pad=0.03', fc=colour, ec='0.35', lw=.8))
-        name, shape = b.name if len(b.name) < 25 else '...' + b.name[-22:], '×'.join(map(str, b.shape))
-        ax.text(x, y + .085, name, ha='center', va='center', fontsize=7.5, weight='bold', color='black')
-        ax.text(x, y - .09, f'{b.op} {shape}'.strip(), ha='center', va='center', fontsize=6.5, color='0.25')
-        for o in takes.get(b, []):
-            (x0, y0), jump = at[o], rank[b] - rank[o]
-            if rank[o] // rows != rank[b] // rows:             # into another column, through the gap before it
-                start, end, style = (x0 + .78, y0), (x - .78, y), 'arc3,rad=0'
-            elif jump == 1: start, end, style = (x0, y0 - .2), (x, y + .2), 'arc3'
-            else: start, end, style = (x0 + .78, y0), (x + .78, y), f'arc3,rad={-min(.5, .9 / jump)}'
-            ax.add_patch(FancyArrowPatch(start, end, connectionstyle=style, arrowstyle='-|>', mutation_scale=8, lw=.8,
-                                         color='#b5541c' if jump > 1 else '0.35', shrinkA=0, shrinkB=0))
-    return ax
+# %% ../nbs/03_trace.ipynb #eba96dcb
+def _owner(t, number):
+    i = bisect.bisect_right(t._starts, number) - 1
+    if i < 0 or number >= t._starts[i] + t._own[i].cells.numel():
+        raise IndexError(f'no cell {number} in this trace')
+    return t._own[i], tuple(map(int, np.unravel_index(number - t._starts[i], t._own[i].value.shape)))
 
-# %% ../nbs/03_trace.ipynb #559f9999
+def _text(t) -> str:
+    "The table, for a terminal"
+    rows, below = _table(t)
+    width = [max(len(r[i]) for r in rows) for i in range(4)]
+    lines = ['  '.join([*(c.ljust(w) for c, w in zip(r, width)), r[4]]).rstrip() for r in rows]
+    return '\n'.join([*lines, below])
+
+def _html(t) -> str:
+    "The table, for a notebook"
+    rows, below = _table(t)
+    def line(r, tag):
+        cells = (f'<{tag} style="text-align:left">{html.escape(c)}</{tag}>' for c in r)
+        return f'<tr>{"".join(cells)}</tr>'
+    return '\n'.join(['<table>', line(rows[0], 'th'), *(line(r, 'td') for r in rows[1:]), '</table>',
+                      f'<p>{html.escape(below)}</p>'])
+
+# %% ../nbs/03_trace.ipynb #3dc88be8
 def _check(model):
-    "An error for what is no model, or gives other numbers at every run"
+    "An error for what is no model, or does not compute what it will in use"
     if not isinstance(model, nn.Module):
-        raise TypeError(f'trace takes a torch.nn.Module, not {type(model).__name__}: put a function into the forward of one')
+        raise TypeError(f'trace takes a torch.nn.Module, not {type(model).__name__}: put a function into the '
+                        f'forward of one')
     for name, m in model.named_modules():
         random = isinstance(m, nn.modules.dropout._DropoutNd) or isinstance(m, nn.RNNBase) and m.dropout
         if m.training and (random or isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats):
-            raise ValueError(f'the model is in training mode, in which {name or "the model"} ({type(m).__name__}) does '
-                             f'not compute what it will in use: call model.eval() first')
+            raise ValueError(f'the model is in training mode, in which {name or "the model"} '
+                             f'({type(m).__name__}) does not compute what it will in use: call model.eval() '
+                             f'first')
 
-def _place(node) -> str:
-    path, kind = _module_of(node)
-    return _line_of(node) or f'{path or "the model"} ({kind})'
-
-def _state(model) -> list[tuple[str, torch.Tensor]]:
-    "Tensors that the model keeps as plain attributes, in lists too: 'h', 'h.0'"
-    found = [(f'{path}.{k}{_pytree.keystr(at)}', x) for path, m in model.named_modules() for k, v in vars(m).items()
-             if k not in ('_parameters', '_buffers', '_modules') for at, x in _pytree.tree_flatten_with_path(v)[0]]
-    return [(re.sub(r'\[\W?(\w+)\W?\]', r'.\1', name).lstrip('.'), x) for name, x in found if isinstance(x, torch.Tensor)]
-
-# %% ../nbs/03_trace.ipynb #1da30c6c
-def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = None) -> Trace:
-    """Run `model` once on `inputs` and write down every step. Lesson `03_trace`.
-
-    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it is. Raises
-    ValueError for a model in training mode or inputs that it does not take, NotImplementedError for an operation
-    that has no entry in `operations`, or a model whose steps depend on the numbers: the message names the operation
-    and the model's line."""
-    _check(model)
-    state = _state(model)
-    exported = _export(model, inputs)
-    signature, graph = exported.graph_signature, exported.graph_module
-    for n in graph.graph.nodes:
+def _check_graph(model, exported):
+    "The same for functions, which are no modules"
+    for n in exported.graph.nodes:
         if torch.Tag.nondeterministic_seeded in getattr(n.target, 'tags', ()):
-            raise ValueError(f'the model draws random numbers ({n.target}), in {_place(n)}: call model.eval() first, and '
-                             f'give functions like F.dropout training=self.training')
-    if signature.buffers_to_mutate and model.training:
-        raise ValueError(f'the model is in training mode, in which it changes its buffer '
-                         f'{list(signature.buffers_to_mutate.values())[0]}: call model.eval() first')
+            raise ValueError(f'the model draws random numbers ({n.target}), in {_place(n)}: call '
+                             f'model.eval() first, and give functions like F.dropout training=self.training')
+    changed = list(exported.graph_signature.buffers_to_mutate.values())
+    if changed and model.training:
+        raise ValueError(f'the model is in training mode, in which it changes its buffer {changed[0]}: call '
+                         f'model.eval() first')
 
-    def own(x):     # a copy, so that a later change of the model does not change the trace
-        if not isinstance(x, torch.Tensor): return x
-        return x.detach().to(dtype if dtype and x.is_floating_point() else x.dtype, copy=True)
-    stored = {**exported.constants, **exported.state_dict}
-    given = iter(_pytree.tree_leaves(inputs))
-    source = [stored[s.target] if s.target else next(given) for s in signature.input_specs]
-    run = _Run(graph, dtype)
-    with torch.no_grad(): run.run(*(own(x) for x in source))
-
-    total = 0
-    def own_cells(value):                # a run of new numbers
-        nonlocal total
-        total += value.numel()
-        return torch.arange(total - value.numel(), total).reshape(value.shape)
-
-    of: dict = {}                        # node -> its step
-    shared: dict = {}                    # parameter -> its step: what two layers share is one step
-    steps, weights, constants, seen = [], [], [], set()
-    specs = {s.arg.name: (s, x) for s, x in zip(signature.input_specs, source)}
-    for n, value in run.values.items():
-        if n.op == 'placeholder' and isinstance(value, torch.Tensor):
-            spec, x = specs[n.name]
-            op = {'USER_INPUT': 'input', 'CONSTANT_TENSOR': 'constant'}.get(spec.kind.name, 'weight')
-            if op == 'weight' and id(x) in shared: of[n] = shared[id(x)]; continue
-            of[n] = s = Step(_state_name(x, state) if op == 'constant' else spec.target or n.name, op, value, own_cells(value))
-            if op == 'weight': shared[id(x)] = s
-        elif n.op == 'call_function' and not isinstance(value, (tuple, list, type(None))):
-            of[n] = s = _step(n, value, of, own_cells)
-        else: continue
-        if id(s) not in seen: {'weight': weights, 'constant': constants}.get(s.op, steps).append(s)
-        seen.add(id(s))
-
-    answers = zip(signature.output_specs, graph.graph.output_node().args[0])
-    outputs = [of[n] for spec, n in answers if spec.kind.name == 'USER_OUTPUT' and n in of]
-    if not outputs: raise ValueError('the model gives no tensor: its forward must return one, or several')
-    used = {id(o) for s in steps for o in s.operands.values()} | {id(o) for o in outputs}
-    weights, constants = [w for w in weights if id(w) in used], [c for c in constants if id(c) in used]
-    _name(steps, weights, constants)
-    return Trace(type(model).__name__, steps, weights, constants, outputs)
-
-# %% ../nbs/03_trace.ipynb #268d164a
+# %% ../nbs/03_trace.ipynb #0ed37b58
+# names under which the same operation is known to PyTorch's core
+_renamed = {'max_pool2d_with_indices': 'max_pool2d', '_native_batch_norm_legit_no_training': 'batch_norm',
+            'native_layer_norm': 'layer_norm', '_softmax': 'softmax', '_log_softmax': 'log_softmax',
+            '_adaptive_avg_pool2d': 'adaptive_avg_pool2d', '_to_copy': 'to_copy'}
 # what makes a tensor of a given shape, whatever stands in its operand
-_filling = {'full_like', 'empty_like', 'zeros_like', 'ones_like', 'new_full', 'new_zeros', 'new_ones', 'new_empty'}
+_filling = set('full_like empty_like zeros_like ones_like new_full new_empty new_zeros new_ones'.split())
 
-def _arguments(node, of) -> tuple[dict, dict]:
-    "Operands by the name of the argument, and the arguments that are no tensors"
+def _arguments(node, of) -> tuple[str, dict, dict]:
+    "Operation, operands by the name of the argument, and the arguments that are no tensors"
     operands, args = {}, {}
     for i, a in enumerate(node.target._schema.arguments):
         v = node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value)
@@ -532,31 +486,35 @@ def _arguments(node, of) -> tuple[dict, dict]:
         if isinstance(v, torch.fx.Node): operands[role] = of[v]
         elif isinstance(v, (list, tuple)) and any(isinstance(x, torch.fx.Node) for x in v):
             operands.update({f'{role}.{j}': of[x] for j, x in enumerate(v) if isinstance(x, torch.fx.Node)})
-        elif a.name not in _storage and v is not None: args[role] = list(v) if isinstance(v, (list, tuple)) else v
-    return operands, args
+        elif a.name not in _storage and v is not None:
+            args[role] = list(v) if isinstance(v, (list, tuple)) else v
+    name = node.target._schema.name.split('::')[-1]
+    if args.get('transposed'): name = 'conv_transpose'     # another operation of the same name
+    return _renamed.get(name, name), {} if name in _filling else operands, args
 
+def _converted(node, operand, value) -> tuple[str, dict]:
+    "What a change of type is: a move if all numbers stay, else a step of its own"
+    if torch.equal(operand.value.double(), value.double()): return 'to_copy', {}
+    if value.dtype == torch.bool: return 'ne', {'other': 0}
+    if not value.is_floating_point(): return 'trunc', {}
+    raise ValueError(f'the model rounds numbers to {value.dtype} in the middle, in {_place(node)}: give '
+                     f'trace a dtype, as dtype=torch.float64, which then holds for the whole model')
+
+# %% ../nbs/03_trace.ipynb #34534271
 def _step(n, value, of, own_cells) -> Step:
-    "The step of a node, with its operands; the operand itself if nothing changes, a constant if nothing goes in"
+    "The step of a node; its operand if nothing changes, a constant if nothing goes in"
     node, part = (n.args[0], n.args[1]) if n.target is operator.getitem else (n, None)
     if not isinstance(value, torch.Tensor) or not hasattr(node.target, '_schema'):
-        raise NotImplementedError(f'the model makes a Python number of a tensor ({node.target}), in {_place(node)}. As a '
-                                  f'number it is no step: leave it a tensor, without item(), int() or float()')
-    name = node.target._schema.name.split('::')[-1]
-    name = _renamed.get(name, name)
-    operands, args = _arguments(node, of)
-    if name in _filling: operands = {}
-    if args.get('transposed'): name = 'conv_transpose'
-    if name == 'to_copy' and not torch.equal(operands['input'].value.double(), value.double()):
-        if value.is_floating_point():
-            raise ValueError(f'the model rounds numbers to {value.dtype} in the middle, in {_place(node)}: give trace a '
-                             f'dtype, as dtype=torch.float64, which then holds for the whole model')
-        name, args = ('ne', {'other': 0}) if value.dtype == torch.bool else ('trunc', {})
+        raise NotImplementedError(f'the model makes a Python number of a tensor ({node.target}), in '
+                                  f'{_place(node)}. As a number it is no step: leave it a tensor, without '
+                                  f'item(), int() or float()')
+    name, operands, args = _arguments(node, of)
+    if name == 'to_copy': name, args = _converted(node, operands['input'], value)
+    if part is not None: args['part'] = part
     state = name in moving and any(o.name for o in operands.values())    # a part of what the model keeps
     if not state and all(o.op == 'constant' for o in operands.values()):
         return Step('', 'constant', value, own_cells(value))
-    path, kind = _module_of(node)
-    step = Step('', name, value, value, path, kind, operands, args, _line_of(node))
-    if part is not None: args['part'] = part
+    step = Step('', name, value, value, *_module_of(node), operands, args, _line_of(node))
     if step.moves:
         step.cells = _cells_of(name, node, of.__getitem__, part)
         for o in operands.values():
@@ -564,23 +522,180 @@ def _step(n, value, of, own_cells) -> Step:
     elif name in operations and not part: step.cells = own_cells(value)
     else:
         what = f'the second result of {name}' if name in operations else name
-        raise NotImplementedError(f'trace does not know the operation {what} ({node.target}), in {_place(node)}. Write it with '
-                                  f'operations that it knows (they stand in lessondl.trace.operations and moving), or '
-                                  f'give it an entry in operations: its window')
+        raise NotImplementedError(f'trace does not know the operation {what} ({node.target}), in '
+                                  f'{_place(node)}. Write it with operations that it knows (they stand in '
+                                  f'lessondl.trace.operations and moving), or give it an entry in '
+                                  f'operations: its window')
     return step
+
+# %% ../nbs/03_trace.ipynb #c0d7b3ca
+def _state(model) -> list[tuple[str, torch.Tensor]]:
+    "Tensors that the model keeps as plain attributes, in lists too: 'h', 'h.0'"
+    found = [(f'{path}.{k}{_pytree.keystr(at)}', x) for path, m in model.named_modules()
+             for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules')
+             for at, x in _pytree.tree_flatten_with_path(v)[0] if isinstance(x, torch.Tensor)]
+    return [(re.sub(r'\[\W?(\w+)\W?\]', r'.\1', name).lstrip('.'), x) for name, x in found]
 
 def _state_name(x, state) -> str:
     "The attribute that holds the tensor; one with the same numbers if PyTorch has made a copy"
-    names = [k for k, v in state if v is x] or [k for k, v in state if v.shape == x.shape and torch.equal(v, x)]
-    return names[0] if names else ''
+    same = [k for k, v in state if v is x]
+    same = same or [k for k, v in state if v.shape == x.shape and torch.equal(v, x)]
+    return same[0] if same else ''
 
-def _name(steps, weights, constants):
-    "Names: the module's path where it makes one step, else path and operation; a number where that is not unique"
+def _name(steps, weights, constants, leaves):
+    "Names: a layer's path where it makes one step, else path and operation; numbers where that is not unique"
     alone = Counter(s.module for s in steps if not s.moves)
     taken = {s.name for s in weights}
     for s in [*steps, *constants]:
-        whole = s.module and (alone[s.module] == 1 and not s.moves or alone[s.module] == 0)
-        name = s.name or (s.module if whole else f'{s.module}.{s.op}'.lstrip('.'))
+        whole = s.module in leaves and (alone[s.module] == 1 and not s.moves or alone[s.module] == 0)
+        name = s.name or (s.module if whole and s.module else f'{s.module}.{s.op}'.lstrip('.'))
         s.name, k = name, 1
         while s.name in taken: s.name, k = f'{name}_{k + 1}', k + 1
         taken.add(s.name)
+
+# %% ../nbs/03_trace.ipynb #a0d4a32a
+def _run(exported, inputs, dtype):
+    "The value of every node, and for the names of the graph's inputs what they are: (specification, tensor)"
+    def own(x):     # a copy, so that a later change of the model does not change the trace
+        if not isinstance(x, torch.Tensor): return x
+        return x.detach().to(dtype if dtype and x.is_floating_point() else x.dtype, copy=True)
+    stored, given = {**exported.constants, **exported.state_dict}, iter(_pytree.tree_leaves(inputs))
+    specs = exported.graph_signature.input_specs
+    source = [stored[s.target] if s.target else next(given) for s in specs]
+    run = _Run(exported.graph_module, dtype)
+    with torch.no_grad(): run.run(*(own(x) for x in source))
+    return run.values, {s.arg.name: (s, x) for s, x in zip(specs, source)}
+
+# %% ../nbs/03_trace.ipynb #586b4011
+def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = None) -> Trace:
+    """Run `model` once on `inputs` and write down every step. Lesson `03_trace`.
+
+    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it is.
+    Raises ValueError for a model in training mode or inputs that it does not take, NotImplementedError for an
+    operation that has no entry in `operations`, or a model whose steps depend on the numbers: the message
+    names the operation and the model's line."""
+    _check(model)
+    state, exported = _state(model), _export(model, inputs)
+    _check_graph(model, exported)
+    values, sources = _run(exported, inputs, dtype)
+
+    total = 0
+    def own_cells(value):                # a run of new numbers
+        nonlocal total
+        total += value.numel()
+        return torch.arange(total - value.numel(), total).reshape(value.shape)
+
+    of, shared, lists = {}, {}, {'input': [], 'weight': [], 'constant': []}
+    for n, value in values.items():      # `of`: node -> its step
+        if n.op == 'placeholder' and isinstance(value, torch.Tensor):
+            spec, x = sources[n.name]
+            op = {'USER_INPUT': 'input', 'CONSTANT_TENSOR': 'constant'}.get(spec.kind.name, 'weight')
+            name = _state_name(x, state) if op == 'constant' else spec.target or n.name
+            if op == 'weight' and id(x) in shared: of[n] = shared[id(x)]; continue     # of two layers
+            of[n] = shared[id(x)] = Step(name, op, value, own_cells(value))
+        elif n.op == 'call_function' and not isinstance(value, (tuple, list, type(None))):
+            of[n] = _step(n, value, of, own_cells)
+    for s in dict.fromkeys(of.values()): lists.get(s.op, lists['input']).append(s)
+
+    answers = zip(exported.graph_signature.output_specs, exported.graph.output_node().args[0])
+    outputs = [of[n] for spec, n in answers if spec.kind.name == 'USER_OUTPUT' and n in of]
+    if not outputs: raise ValueError('the model gives no tensor: its forward must return one, or several')
+    used = {o for s in lists['input'] for o in s.operands.values()} | {*outputs}
+    steps, weights, constants = ([s for s in v if k == 'input' or s in used] for k, v in lists.items())
+    _name(steps, weights, constants, {name for name, m in model.named_modules() if not any(m.children())})
+    return Trace(type(model).__name__, steps, weights, constants, outputs)
+
+# %% ../nbs/03_trace.ipynb #c87265aa
+def _ranks(boxes, takes) -> tuple[dict, dict]:
+    "For each box its row, and its lane from left to right"
+    users = {b: [s for s, o in takes.items() if b in o] for b in boxes}
+    rank, depth, lane, full = {}, {}, {}, set()
+    for b in reversed(boxes): rank[b] = min((rank[u] - 1 for u in users[b]), default=0)
+    for b in boxes: depth[b] = 1 + max((depth[o] for o in takes.get(b, [])), default=0)
+    for b in sorted(boxes, key=lambda b: (-rank[b], -depth[b])):
+        want = lane[min(users[b], key=rank.get)] if users[b] else 0
+        free = (k for k in range(len(boxes)) if (rank[b], k) not in full)
+        lane[b] = min(free, key=lambda k: abs(k - want))
+        full.add((rank[b], lane[b]))
+    top = min(rank.values())
+    return {b: r - top for b, r in rank.items()}, lane
+
+def _columns(rank, takes, rows) -> list[range]:
+    "The rows of each column: cuts only below a row from which all arrows that cross the cut come"
+    last, cuts, start = max(rank.values()), [], 0
+    def good(r):
+        above = {o for s, t in takes.items() for o in t if rank[o] <= r < rank[s]}
+        return len(above) == 1 and rank[above.pop()] == r
+    while last - start > rows + 1:         # neither column is to be a stump
+        fit = [r for r in range(start + rows // 2, last - 2) if good(r)]
+        if not fit: break
+        cuts.append(max((r for r in fit if r < start + rows), default=fit[0]))
+        start = cuts[-1] + 1
+    return [range(a, b) for a, b in zip([0, *(c + 1 for c in cuts)], [*(c + 1 for c in cuts), last + 1])]
+
+# %% ../nbs/03_trace.ipynb #bdf9cbd2
+def _chosen(t, module, most):
+    "The steps to draw with what each takes, and the boxes: from outside what the steps take, then the steps"
+    inside = [s for s in t.steps if (not s.moves or s in t.outputs)
+              and (s.module + '.').startswith(module and module + '.')]
+    if not inside:
+        raise ValueError(f'no step of a module {module!r}: the modules are '
+                         + ', '.join(sorted({s.module for s in t.steps if s.module})))
+    takes = {s: [o for o in s.sources() if o.op not in ('weight', 'constant')] for s in inside}
+    boxes = [*dict.fromkeys(o for taken in takes.values() for o in taken if o not in takes), *inside]
+    if len(boxes) > most:
+        path = next((s.module for s in inside if s.module and s.module != module), 'layers.0')
+        raise ValueError(f'{len(boxes)} boxes are more than one can read (most={most}): draw one module, as '
+                         f'draw({path!r}), or trace a shorter input')
+    return takes, boxes
+
+def _draw(t, module, rows, most):
+    import matplotlib.pyplot as plt
+    takes, boxes = _chosen(t, module, most)
+    rank, lane = _ranks(boxes, takes)
+    columns, at, column_of, left, edge = _columns(rank, takes, rows), {}, {}, 0., {}
+    for c, column in enumerate(columns):
+        inside = [b for b in boxes if rank[b] in column]
+        for b in inside:
+            at[b], column_of[b] = (left + .9 + 1.75 * lane[b], -.55 * (rank[b] - column[0])), c
+            edge[rank[b]] = max(edge.get(rank[b], 0), at[b][0] + .78)
+        left += 1.75 * (1 + max(lane[b] for b in inside)) + .45
+    height = .55 * max(map(len, columns)) + .08
+    _, ax = plt.subplots(figsize=(left * .95, height * .95))
+    ax.set(xlim=(0, left), ylim=(.22 - height, .3))
+    ax.axis('off')
+    for b, taken in takes.items():
+        for o in taken:
+            far = max(edge[r] for r in range(rank[o], rank[b] + 1)) if column_of[o] == column_of[b] else None
+            _draw_arrow(ax, at[o], at[b], rank[b] - rank[o], far)
+    for b in boxes: _draw_box(ax, b, at[b], b not in takes)
+    return ax
+
+# %% ../nbs/03_trace.ipynb #6f42886f
+def _draw_box(ax, step, at, outside):
+    from matplotlib.patches import FancyBboxPatch
+    x, y = at
+    colour = '#e6e6e6' if outside or step.op == 'input' else 'white'
+    if any(o.op == 'weight' for o in step.sources()) and not outside: colour = '#cfe3f7'
+    ax.add_patch(FancyBboxPatch((x - .75, y - .15), 1.5, .3, 'round,pad=0.03', fc=colour, ec='.35', lw=.8))
+    name = step.name if len(step.name) < 24 else '...' + step.name[-20:]
+    shape = '×'.join(map(str, step.shape))
+    below = shape if step.op in step.name else f'{step.op} {shape}'
+    middle = dict(ha='center', va='center')
+    ax.text(x, y + .08, name, fontsize=7.5 if len(name) < 17 else 6.2, weight='bold', color='black', **middle)
+    ax.text(x, y - .085, below, fontsize=6.5 if len(below) < 20 else 5.5, color='.25', **middle)
+
+def _draw_arrow(ax, start, end, jump, edge):
+    "Straight to the next row, round the side over several rows (up to `edge`), up to the next column if None"
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path as Curve
+    (x0, y0), (x1, y1) = start, end
+    if edge is None:
+        gap = x1 - 1.05
+        path = Curve([(x0, y0 - .18), (x0, y0 - .26), (gap, y0 - .26), (gap, y1), (x1 - .78, y1)])
+    elif jump == 1: path = Curve([(x0, y0 - .18), (x1, y1 + .18)])
+    else:
+        right = (edge + .1 + .03 * jump - .25 * max(x0, x1) - .2) / .75
+        path = Curve([(x0 + .78, y0), (right, y0), (right, y1), (x1 + .78, y1)], [1, 4, 4, 4])
+    ax.add_patch(FancyArrowPatch(path=path, arrowstyle='-|>', mutation_scale=8, lw=.9, zorder=.5,
+                                 color='#b5541c' if jump > 1 else '.35'))

@@ -272,8 +272,9 @@ def gradient_descent(folder: Path):
                | {f'after epoch {e}': 'mean of error^2' for e in range(1, epochs + 1)})
 
     for k, (method, (settings, states, move, note)) in enumerate(descents.items()):
+        # one chain down to gradient a: with two formulas of `error`, LibreOffice 7.4 computes errors
         rules = {'prediction': 'old_a*x+old_b', 'error': 'prediction-y', 'loss': 'error^2',
-                 'gradient a': '2*error*x', 'gradient b': '2*error'}
+                 'gradient b': '2*error', 'gradient a': 'gradient_b*x'}
         for head, rule in (states | {'a': move}).items():
             rules[head] = rule
             if head.endswith('a'): rules[head[:-1] + 'b'] = rule.replace('_a', '_b')

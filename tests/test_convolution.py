@@ -74,6 +74,35 @@ def test_the_gradient_is_that_of_torch(c, f, stride, padding, seed):
     for ours, theirs in zip(*gradients): torch.testing.assert_close(ours, theirs)
 
 
+@settings(max_examples=50, deadline=None)
+@given(few, few, st.integers(1, 3), seeds)
+def test_the_gradient_is_that_of_torch_where_numbers_are_equal(c, size, stride, seed):
+    x = normal(seed, 2, c, 6, 5).round().requires_grad_()    # many zeros, and many windows with two largest
+    for ours, theirs in ((relu, F.relu), (lambda x: max_pool2d(x, size, stride),
+                                          lambda x: F.max_pool2d(x, size, stride))):
+        pulls = normal(seed + 1, *ours(x).shape)
+        got, expected = (torch.autograd.grad((pulls*fn(x)).sum(), x)[0] for fn in (ours, theirs))
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.int64, torch.int32])
+def test_other_types_are_as_in_torch(dtype):
+    x, weight = (torch.randint(-3, 4, shape).to(dtype) for shape in ((2, 3, 6, 5), (4, 3, 3, 2)))
+    for got, expected in ((conv2d(x, weight), F.conv2d(x, weight)), (relu(x), F.relu(x)),
+                          (max_pool2d(x, 2), F.max_pool2d(x, 2)),
+                          (dense(x.flatten(1), weight.view(4, 18).repeat(1, 5)),
+                           F.linear(x.flatten(1), weight.view(4, 18).repeat(1, 5)))):
+        assert got.dtype == dtype and torch.equal(got, expected)
+
+
+def test_strided_views_and_empty_batches():
+    x, weight = normal(0, 2, 3, 7, 8).transpose(2, 3), normal(1, 4, 3, 2, 3).flip(2).transpose(2, 3)
+    torch.testing.assert_close(conv2d(x, weight), F.conv2d(x, weight))
+    assert torch.equal(max_pool2d(x, 3, 2), F.max_pool2d(x, 3, 2))
+    assert max_pool2d(x[:0], 2).shape == (0, 3, 4, 3)
+    assert dense(x[:0, 0, 0], normal(2, 5, 7)).shape == (0, 5)
+
+
 def test_the_input_is_left_as_it_was():
     x, weight = normal(0, 1, 2, 5, 5), normal(1, 3, 2, 3, 3)
     before = x.clone()
@@ -92,6 +121,9 @@ x, w = torch.rand(2, 3, 8, 8), torch.rand(4, 3, 3, 3)
     (lambda: conv2d(x, w, torch.rand(3)), r'one number for each kernel, shape \[4\], but it has \[3\]'),
     (lambda: conv2d((x*255).byte(), w), r'torch.uint8 but weight is torch.float32.*x.to\(weight.dtype\)'),
     (lambda: conv2d(x.double(), w), 'torch.float64 but weight is torch.float32'),
+    (lambda: conv2d(x, w, torch.rand(4).double()), 'bias is torch.float64 but weight is torch.float32'),
+    (lambda: conv2d(x.numpy(), w), r'x must be a tensor, but it is of type ndarray: take torch.tensor\(x\)'),
+    (lambda: conv2d(x, [[[[1.]]]]), 'weight must be a tensor, but it is of type list'),
     (lambda: conv2d(x, w, stride=0), 'stride must be .* at least 1.*it is 0'),
     (lambda: conv2d(x, w, padding=-1), 'padding must be .* at least 0.*it is -1'),
     (lambda: conv2d(x, w, padding='same'), "padding must be .*it is 'same'"),
@@ -105,6 +137,11 @@ x, w = torch.rand(2, 3, 8, 8), torch.rand(4, 3, 3, 3)
     (lambda: dense(torch.rand(2, 5), torch.rand(5)), r'\[out, in\], but it has \[5\]'),
     (lambda: dense(torch.rand(2, 5), torch.rand(3, 5), torch.rand(5)), r'shape \[3\], but it has \[5\]'),
     (lambda: dense(torch.tensor(1.), torch.rand(3, 1)), r'x has the shape \[\]'),
+    (lambda: dense(torch.zeros(2, 5).byte(), torch.rand(3, 5)), 'torch.uint8 .*x.to'),
+    (lambda: dense(torch.rand(2, 5), torch.rand(3, 5).numpy()), 'weight must be a tensor'),
+    (lambda: receptive_field([3, 1, 0]), r'\(kernel, stride, padding\).*a layer is 3'),
+    (lambda: receptive_field([(3, 1)]), r'a layer is \(3, 1\)'),
+    (lambda: receptive_field([(3, 1.5, 0)]), r'a layer is \(3, 1.5, 0\)'),
     (lambda: receptive_field([(3, 0, 0)]), r'a layer is \(3, 0, 0\)'),
 ])
 def test_errors_say_what_to_do(call, says):

@@ -126,6 +126,27 @@ def test_nan_in_nan_out():
         assert y.isnan().all()
 
 
+@pytest.mark.parametrize('dtype, eps', [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision(dtype, eps):
+    x = torch.linspace(-9, 9, 12, dtype=dtype).view(3, 4)
+    y, t = torch.tensor([0, 3, 1]), torch.eye(4, dtype=dtype)[:3]
+    for ours, theirs in ((softmax(x), x.softmax(-1)), (log_softmax(x), x.log_softmax(-1)),
+                         (sigmoid(x), x.sigmoid()), (cross_entropy(x, y), F.cross_entropy(x, y)),
+                         (binary_cross_entropy(x, t), F.binary_cross_entropy_with_logits(x, t))):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, theirs, rtol=eps, atol=eps)
+
+
+def test_arrays_and_strided_views():
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).T
+    y = torch.tensor([0, 3, 1])
+    torch.testing.assert_close(cross_entropy(x, y), F.cross_entropy(x, y))
+    assert torch.equal(cross_entropy(x.numpy(), y.numpy()), cross_entropy(x, y))
+    assert torch.equal(softmax(x.numpy()), softmax(x))
+    assert torch.equal(one_hot([0, 3, 1], 4), one_hot(y, 4))
+    assert softmax(x[:0]).shape == (0, 4)
+
+
 row = torch.zeros(2, 3)
 
 

@@ -77,7 +77,9 @@ def test_wheel(tmp_path):
     wheel = zipfile.ZipFile(path)
     inside = {n for n in wheel.namelist() if '.dist-info/' not in n}
     assert {f'lessondl/{name}.py' for name in modules} < inside
-    assert {p.relative_to(root).as_posix() for p in (root / 'lessondl').glob('*.npz')} < inside
+    others = {f'lessondl/{p.name}' for p in (root / 'lessondl').iterdir()
+              if p.suffix in ('.npz', '.js', '.css')}
+    assert len(others) == 3 and others < inside
     assert all(n.startswith('lessondl/') and not n.endswith('.ipynb') for n in inside), inside
     assert path.stat().st_size < 3e6
     [licence] = [n for n in wheel.namelist() if n.endswith('licenses/LICENSE')]
@@ -85,4 +87,4 @@ def test_wheel(tmp_path):
     [metadata] = [n for n in wheel.namelist() if n.endswith('/METADATA')]
     needs = Parser().parsestr(wheel.read(metadata).decode()).get_all('Requires-Dist')
     always = sorted(need.split('>')[0] for need in needs if 'extra ==' not in need)
-    assert always == ['matplotlib', 'numpy', 'pillow', 'torch', 'tqdm']
+    assert always == ['matplotlib', 'numpy', 'openpyxl', 'pillow', 'torch', 'tqdm', 'xlsxwriter']

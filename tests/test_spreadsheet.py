@@ -83,6 +83,14 @@ class On(nn.Module):
     def forward(self, *inputs): return self.layer(self.f(*inputs))
 
 
+class Shared(nn.Module):
+    "One dense layer on a column and on a square: its templates fit only the first"
+    def __init__(self): super().__init__(); self.layer = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.layer(x[0, 0, 0, :4].relu()[None]) + self.layer((x[:, 0, :2, :2] * 2).flatten(1))
+
+
 # of x [2,3], y [2,3] above 0, z [3]
 pointwise = {
     'add': lambda x, y, z: x + z, 'add_number': lambda x, y, z: x + 2.5,
@@ -166,6 +174,8 @@ pictures = {
     'batch_norm': nn.BatchNorm2d(2),
     'batch_norm_plain': nn.BatchNorm2d(2, affine=False),
     'dense': nn.Sequential(nn.Flatten(), nn.Linear(60, 3)),
+    'column': On(nn.Linear(30, 2), lambda x: torch.cat([x[0, 0], x[0, 0].relu()]).flatten()[::2]),
+    'shared': Shared(),
     'channels': On(nn.Linear(2, 3), lambda x: x.permute(0, 2, 3, 1)), 'softmax': nn.Softmax(1)}
 
 # of indices [2,3]

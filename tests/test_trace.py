@@ -1,7 +1,8 @@
 """`lessondl.trace` on random models, judged by PyTorch and by a second account of every operation.
 
-Each seed makes one small model. Its trace must give what the model gives, module by module; each number must be
-what its window alone makes of it; and a number outside the window must have no gradient."""
+Each seed makes one small model. Its trace must give what the model gives, module by module; each number must
+be what its window alone makes of it; and a number outside the window must have no gradient."""
+
 import copy
 import math
 import random
@@ -22,27 +23,32 @@ from lessondl.trace import Step, moving, operations, trace
 f64 = torch.float64
 
 
-# ---- random models -----------------------------------------------------------------------------------------
+# ---- random models ----------------------------------------------------------------------------------------
+
 
 class Residual(nn.Module):
     def __init__(self, inner):
         super().__init__()
         self.inner = inner
 
-    def forward(self, x): return x + self.inner(x)
+    def forward(self, x):
+        return x + self.inner(x)
 
 
 class Apply(nn.Module):
     "A function in the middle of a model"
+
     def __init__(self, f):
         super().__init__()
         self.f = f
 
-    def forward(self, *x): return self.f(*x)
+    def forward(self, *x):
+        return self.f(*x)
 
 
 class LoopRnn(nn.Module):
     "The hand-written loop of the course: add or put side by side the input and the state"
+
     def __init__(self, vocab, width, hidden, side_by_side):
         super().__init__()
         self.side_by_side, self.hidden = side_by_side, hidden
@@ -61,6 +67,7 @@ class LoopRnn(nn.Module):
 
 class Recurrent(nn.Module):
     "An embedding, nn.RNN, nn.GRU or nn.LSTM, and an answer for each character"
+
     def __init__(self, kind, vocab, width, hidden, **options):
         super().__init__()
         self.e = nn.Embedding(vocab, width)
@@ -85,9 +92,30 @@ class Attention(nn.Module):
 
 
 def pointwise(r):
-    return r.choice([nn.ReLU(), nn.LeakyReLU(0.1), nn.ELU(), nn.GELU(), nn.GELU('tanh'), nn.SiLU(), nn.Tanh(), nn.Sigmoid(),
-                     nn.Softplus(), nn.Hardtanh(), nn.ReLU6(), nn.Hardswish(), nn.PReLU(), nn.Softsign(), nn.Mish(),
-                     nn.LogSigmoid(), nn.SELU(), nn.CELU(), nn.Softshrink(), nn.ReLU(inplace=True)])
+    return r.choice(
+        [
+            nn.ReLU(),
+            nn.LeakyReLU(0.1),
+            nn.ELU(),
+            nn.GELU(),
+            nn.GELU('tanh'),
+            nn.SiLU(),
+            nn.Tanh(),
+            nn.Sigmoid(),
+            nn.Softplus(),
+            nn.Hardtanh(),
+            nn.ReLU6(),
+            nn.Hardswish(),
+            nn.PReLU(),
+            nn.Softsign(),
+            nn.Mish(),
+            nn.LogSigmoid(),
+            nn.SELU(),
+            nn.CELU(),
+            nn.Softshrink(),
+            nn.ReLU(inplace=True),
+        ]
+    )
 
 
 def convolution(r, dims, channels, out=None, keep_size=False):
@@ -95,60 +123,96 @@ def convolution(r, dims, channels, out=None, keep_size=False):
     out = out or groups * r.randint(1, 3)
     conv = nn.Conv1d if dims == 1 else nn.Conv2d
     if keep_size:
-        return conv(channels, out, 3, padding='same' if r.random() < .3 else 1, groups=groups, bias=r.random() < .5)
-    return conv(channels, out, tuple(r.randint(1, 3) for _ in range(dims)), tuple(r.randint(1, 2) for _ in range(dims)),
-                padding=tuple(r.randint(0, 2) for _ in range(dims)), dilation=tuple(r.randint(1, 2) for _ in range(dims)),
-                groups=groups, bias=r.random() < .7,
-                padding_mode=r.choice(['zeros'] * 5 + ['reflect', 'replicate', 'circular']))
+        return conv(
+            channels, out, 3, padding='same' if r.random() < 0.3 else 1, groups=groups, bias=r.random() < 0.5
+        )
+    return conv(
+        channels,
+        out,
+        tuple(r.randint(1, 3) for _ in range(dims)),
+        tuple(r.randint(1, 2) for _ in range(dims)),
+        padding=tuple(r.randint(0, 2) for _ in range(dims)),
+        dilation=tuple(r.randint(1, 2) for _ in range(dims)),
+        groups=groups,
+        bias=r.random() < 0.7,
+        padding_mode=r.choice(['zeros'] * 5 + ['reflect', 'replicate', 'circular']),
+    )
 
 
 def pooling(r, dims):
     size = r.randint(2, 3)
-    kind, stride, padding, ceil = r.choice(['max', 'avg']), r.randint(1, 3), r.randint(0, size // 2), r.random() < .5
+    kind, stride, padding, ceil = (
+        r.choice(['max', 'avg']),
+        r.randint(1, 3),
+        r.randint(0, size // 2),
+        r.random() < 0.5,
+    )
     if kind == 'max':
         pool = nn.MaxPool1d if dims == 1 else nn.MaxPool2d
         return pool(size, stride, padding, dilation=r.randint(1, 2), ceil_mode=ceil)
     pool = nn.AvgPool1d if dims == 1 else nn.AvgPool2d
-    return pool(size, stride, padding, ceil_mode=ceil, count_include_pad=r.random() < .5)
+    return pool(size, stride, padding, ceil_mode=ceil, count_include_pad=r.random() < 0.5)
 
 
 def batch_norm(dims, channels):
     norm = (nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d)(channels)
-    for t in (norm.weight.data, norm.bias.data, norm.running_mean): t.normal_()
-    norm.running_var.uniform_(.5, 2)
+    for t in (norm.weight.data, norm.bias.data, norm.running_mean):
+        t.normal_()
+    norm.running_var.uniform_(0.5, 2)
     return norm
 
 
 def convolutional(r, dims):
     x = torch.randn(r.randint(1, 2), r.randint(1, 3), *(r.randint(5, 9) for _ in range(dims)))
     layers, out = [], x
-    while len(layers) < 6 and r.random() < .85:
+    while len(layers) < 6 and r.random() < 0.85:
         channels = out.shape[1]
-        kind = r.choice(['conv', 'conv', 'conv', 'norm', 'point', 'point', 'pool', 'residual', 'drop', 'layer norm', 'up'])
-        if kind == 'conv': layer = convolution(r, dims, channels)
-        elif kind == 'norm': layer = batch_norm(dims, channels)
-        elif kind == 'point': layer = pointwise(r)
-        elif kind == 'pool': layer = pooling(r, dims)
-        elif kind == 'drop': layer = nn.Dropout(.5)
-        elif kind == 'layer norm': layer = nn.LayerNorm(list(out.shape[-r.randint(1, 2):]))
-        elif kind == 'up': layer = nn.Upsample(scale_factor=2) if out[0, 0].numel() < 30 else nn.Identity()
-        else: layer = Residual(nn.Sequential(convolution(r, dims, channels, channels, True), batch_norm(dims, channels),
-                                             pointwise(r)))
-        try: after = nn.Sequential(*layers, layer).eval()(x)
-        except (RuntimeError, ValueError): continue      # the window does not fit, or the padding is too wide
-        if not after.numel(): continue
+        kind = r.choice(
+            ['conv', 'conv', 'conv', 'norm', 'point', 'point', 'pool', 'residual', 'drop', 'layer norm', 'up']
+        )
+        if kind == 'conv':
+            layer = convolution(r, dims, channels)
+        elif kind == 'norm':
+            layer = batch_norm(dims, channels)
+        elif kind == 'point':
+            layer = pointwise(r)
+        elif kind == 'pool':
+            layer = pooling(r, dims)
+        elif kind == 'drop':
+            layer = nn.Dropout(0.5)
+        elif kind == 'layer norm':
+            layer = nn.LayerNorm(list(out.shape[-r.randint(1, 2) :]))
+        elif kind == 'up':
+            layer = nn.Upsample(scale_factor=2) if out[0, 0].numel() < 30 else nn.Identity()
+        else:
+            layer = Residual(
+                nn.Sequential(
+                    convolution(r, dims, channels, channels, True), batch_norm(dims, channels), pointwise(r)
+                )
+            )
+        try:
+            after = nn.Sequential(*layers, layer).eval()(x)
+        except (RuntimeError, ValueError):
+            continue  # the window does not fit, or the padding is too wide
+        if not after.numel() or not after.isfinite().all():
+            continue  # -inf where a dilated window lies in the padding altogether
         layers.append(layer)
         out = after.detach()
     pool = r.choice(['max', 'avg', 'mean', 'amax', 'flatten', 'adaptive max', 'adaptive avg'])
-    if pool in ('max', 'avg'): layers += [getattr(nn, f'Adaptive{pool.title()}Pool{dims}d')(1), nn.Flatten()]
-    elif pool == 'mean': layers.append(Apply(lambda x: x.flatten(2).mean(-1)))
-    elif pool == 'amax': layers.append(Apply(lambda x: x.flatten(2).amax(2)))
+    if pool in ('max', 'avg'):
+        layers += [getattr(nn, f'Adaptive{pool.title()}Pool{dims}d')(1), nn.Flatten()]
+    elif pool == 'mean':
+        layers.append(Apply(lambda x: x.flatten(2).mean(-1)))
+    elif pool == 'amax':
+        layers.append(Apply(lambda x: x.flatten(2).amax(2)))
     else:
-        if pool != 'flatten': layers.append(getattr(nn, f'Adaptive{pool[9:].title()}Pool{dims}d')(r.randint(2, 4)))
+        if pool != 'flatten':
+            layers.append(getattr(nn, f'Adaptive{pool[9:].title()}Pool{dims}d')(r.randint(2, 4)))
         layers.append(nn.Flatten())
     features = nn.Sequential(*layers).eval()(x).shape[1]
-    layers.append(nn.Linear(features, r.randint(2, 5), bias=r.random() < .8))
-    if r.random() < .6: layers.append(r.choice([nn.Softmax(dim=1), nn.LogSoftmax(dim=-1), nn.Sigmoid()]))
+    layers.append(nn.Linear(features, r.randint(2, 5), bias=r.random() < 0.8))
+    if r.random() < 0.6:
+        layers.append(r.choice([nn.Softmax(dim=1), nn.LogSoftmax(dim=-1), nn.Sigmoid()]))
     return nn.Sequential(*layers), (x,)
 
 
@@ -157,53 +221,93 @@ def dense(r):
     shared = nn.Linear(width, width)
     layers = [nn.Linear(r.randint(2, 5), width)]
     for _ in range(r.randint(1, 4)):
-        layers += [r.choice([shared, nn.Linear(width, width), Residual(nn.Linear(width, width)), batch_norm(1, width),
-                             nn.LayerNorm(width), nn.RMSNorm(width, eps=1e-6), Apply(lambda x: (x - x.mean(0)) / (x.var(0) + 1)),
-                             Apply(lambda x: F.normalize(x)), Apply(lambda x: torch.where(x > 0, x, x.exp() - 1)),
-                             Apply(lambda x: x.masked_fill(x < -1, 0.5)), Apply(lambda x: x.clamp(-1, 1) * x.sum(1, keepdim=True)),
-                             Apply(lambda x: x.flip(1).roll(1, 0) / 2), Apply(lambda x: torch.stack([x, -x], 2).amax(2)),
-                             Apply(lambda x: x.pow(2).sqrt() - x.abs().max()), nn.GLU() if width % 2 == 0 else nn.Identity()]),
-                   pointwise(r)]
+        layers += [
+            r.choice(
+                [
+                    shared,
+                    nn.Linear(width, width),
+                    Residual(nn.Linear(width, width)),
+                    batch_norm(1, width),
+                    nn.LayerNorm(width),
+                    nn.RMSNorm(width, eps=1e-6),
+                    Apply(lambda x: (x - x.mean(0)) / (x.var(0) + 1)),
+                    Apply(lambda x: F.normalize(x)),
+                    Apply(lambda x: torch.where(x > 0, x, x.exp() - 1)),
+                    Apply(lambda x: x.masked_fill(x < -1, 0.5)),
+                    Apply(lambda x: x.clamp(-1, 1) * x.sum(1, keepdim=True)),
+                    Apply(lambda x: x.flip(1).roll(1, 0) / 2),
+                    Apply(lambda x: torch.stack([x, -x], 2).amax(2)),
+                    Apply(lambda x: x.pow(2).sqrt() - x.abs().max()),
+                    nn.GLU() if width % 2 == 0 else nn.Identity(),
+                ]
+            ),
+            pointwise(r),
+        ]
         width = nn.Sequential(*layers).eval()(torch.zeros(2, layers[0].in_features)).shape[1]
-        if width != shared.in_features: break
+        if width != shared.in_features:
+            break
     return nn.Sequential(*layers), (torch.randn(r.randint(2, 3), layers[0].in_features),)
 
 
 def recurrent(r):
-    vocab, width, hidden, n, length = r.randint(3, 6), r.randint(1, 4), r.randint(2, 4), r.randint(1, 3), r.randint(1, 4)
-    if r.random() < .4:
+    vocab, width, hidden, n, length = (
+        r.randint(3, 6),
+        r.randint(1, 4),
+        r.randint(2, 4),
+        r.randint(1, 3),
+        r.randint(1, 4),
+    )
+    if r.random() < 0.4:
         cs = [torch.randint(vocab, (n,)) for _ in range(length)]
-        return LoopRnn(vocab, width, hidden, r.random() < .5), tuple(cs)
-    options = dict(num_layers=r.randint(1, 2), bidirectional=r.random() < .4, batch_first=r.random() < .4, bias=r.random() < .8)
+        return LoopRnn(vocab, width, hidden, r.random() < 0.5), tuple(cs)
+    options = dict(
+        num_layers=r.randint(1, 2),
+        bidirectional=r.random() < 0.4,
+        batch_first=r.random() < 0.4,
+        bias=r.random() < 0.8,
+    )
     kind = r.choice(['RNN', 'GRU', 'LSTM'])
-    if kind == 'RNN': options['nonlinearity'] = r.choice(['tanh', 'relu'])
+    if kind == 'RNN':
+        options['nonlinearity'] = r.choice(['tanh', 'relu'])
     return Recurrent(kind, vocab, width, hidden, **options), (torch.randint(vocab, (length, n)),)
 
 
 def attention(r):
     width, n = 2 * r.randint(1, 3), r.randint(2, 4)
-    block = [lambda: Attention(width), lambda: nn.TransformerEncoderLayer(width, 2, 6, batch_first=True, activation='gelu')]
-    return nn.Sequential(*(r.choice(block)() for _ in range(r.randint(1, 2))), nn.Linear(width, 2)), (torch.randn(2, n, width),)
+    block = [
+        lambda: Attention(width),
+        lambda: nn.TransformerEncoderLayer(width, 2, 6, batch_first=True, activation='gelu'),
+    ]
+    return nn.Sequential(*(r.choice(block)() for _ in range(r.randint(1, 2))), nn.Linear(width, 2)), (
+        torch.randn(2, n, width),
+    )
 
 
 def random_model(seed):
     r = random.Random(seed)
     torch.manual_seed(seed)
     kind = r.choices(['conv2d', 'conv1d', 'dense', 'recurrent', 'attention'], [8, 3, 3, 5, 1])[0]
-    if kind.startswith('conv'): model, inputs = convolutional(r, int(kind[4]))
-    else: model, inputs = {'dense': dense, 'recurrent': recurrent, 'attention': attention}[kind](r)
+    if kind.startswith('conv'):
+        model, inputs = convolutional(r, int(kind[4]))
+    else:
+        model, inputs = {'dense': dense, 'recurrent': recurrent, 'attention': attention}[kind](r)
     return model.eval(), inputs
 
 
-# ---- a second account of every operation --------------------------------------------------------------------
+# ---- a second account of every operation -------------------------------------------------------------------
+
 
 def counted(s, index):
     "By how many an average pooling divides"
     a = s.args
-    if a.get('divisor_override'): return a['divisor_override']
+    if a.get('divisor_override'):
+        return a['divisor_override']
     n = 1
     for d, i in enumerate(index[-2:]):
-        def of(k, d=d): return a[k][d % len(a[k])]
+
+        def of(k, d=d):
+            return a[k][d % len(a[k])]
+
         stride = a['stride'][d % len(a['stride'])] if a['stride'] else of('kernel_size')
         size, first = s.operands['input'].shape[d - 2], i * stride - of('padding')
         last = min(first + of('kernel_size'), size + of('padding'))
@@ -212,26 +316,61 @@ def counted(s, index):
 
 
 POINTWISE = {
-    'add': lambda a, x, other: x + a.get('alpha', 1) * other, 'sub': lambda a, x, other: x - a.get('alpha', 1) * other,
-    'mul': lambda a, x, other: x * other, 'div': lambda a, x, other: x / other, 'neg': lambda a, x: -x, 'abs': lambda a, x: abs(x),
-    'pow': lambda a, x, exponent: x ** exponent, 'exp': lambda a, x: math.exp(x), 'expm1': lambda a, x: math.expm1(x),
-    'log': lambda a, x: math.log(x), 'log1p': lambda a, x: math.log1p(x), 'sqrt': lambda a, x: math.sqrt(x),
-    'rsqrt': lambda a, x: 1 / math.sqrt(x), 'reciprocal': lambda a, x: 1 / x, 'sign': lambda a, x: (x > 0) - (x < 0),
-    'sigmoid': lambda a, x: 1 / (1 + math.exp(-x)), 'tanh': lambda a, x: math.tanh(x), 'relu': lambda a, x: max(x, 0),
-    'gelu': lambda a, x: (x / 2 * (1 + math.erf(x / math.sqrt(2))) if a.get('approximate', 'none') == 'none'
-                          else x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))),
+    'add': lambda a, x, other: x + a.get('alpha', 1) * other,
+    'sub': lambda a, x, other: x - a.get('alpha', 1) * other,
+    'mul': lambda a, x, other: x * other,
+    'div': lambda a, x, other: x / other,
+    'neg': lambda a, x: -x,
+    'abs': lambda a, x: abs(x),
+    'pow': lambda a, x, exponent: x**exponent,
+    'exp': lambda a, x: math.exp(x),
+    'expm1': lambda a, x: math.expm1(x),
+    'log': lambda a, x: math.log(x),
+    'log1p': lambda a, x: math.log1p(x),
+    'sqrt': lambda a, x: math.sqrt(x),
+    'rsqrt': lambda a, x: 1 / math.sqrt(x),
+    'reciprocal': lambda a, x: 1 / x,
+    'sign': lambda a, x: (x > 0) - (x < 0),
+    'sigmoid': lambda a, x: 1 / (1 + math.exp(-x)),
+    'tanh': lambda a, x: math.tanh(x),
+    'relu': lambda a, x: max(x, 0),
+    'gelu': lambda a, x: (
+        x / 2 * (1 + math.erf(x / math.sqrt(2)))
+        if a.get('approximate', 'none') == 'none'
+        else x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
     'leaky_relu': lambda a, x: x if x > 0 else a['negative_slope'] * x,
     'elu': lambda a, x: a['scale'] * (x if x > 0 else a['alpha'] * math.expm1(a['input_scale'] * x)),
     'clamp': lambda a, x, min=-math.inf, max=math.inf: sorted([min, x, max])[1],
-    'hardtanh': lambda a, x: min(max(x, a['min_val']), a['max_val']), 'trunc': lambda a, x: math.trunc(x),
-    'maximum': lambda a, x, other: max(x, other), 'minimum': lambda a, x, other: min(x, other),
+    'hardtanh': lambda a, x: min(max(x, a['min_val']), a['max_val']),
+    'trunc': lambda a, x: math.trunc(x),
+    'maximum': lambda a, x, other: max(x, other),
+    'minimum': lambda a, x, other: min(x, other),
     'where': lambda a, other, condition, x: x if condition else other,
-    'gt': lambda a, x, other: x > other, 'ge': lambda a, x, other: x >= other, 'lt': lambda a, x, other: x < other,
-    'le': lambda a, x, other: x <= other, 'eq': lambda a, x, other: x == other, 'ne': lambda a, x, other: x != other,
-    'logical_not': lambda a, x: not x, 'sin': lambda a, x: math.sin(x), 'cos': lambda a, x: math.cos(x), 'erf': lambda a, x: math.erf(x)}
+    'gt': lambda a, x, other: x > other,
+    'ge': lambda a, x, other: x >= other,
+    'lt': lambda a, x, other: x < other,
+    'le': lambda a, x, other: x <= other,
+    'eq': lambda a, x, other: x == other,
+    'ne': lambda a, x, other: x != other,
+    'logical_not': lambda a, x: not x,
+    'sin': lambda a, x: math.sin(x),
+    'cos': lambda a, x: math.cos(x),
+    'erf': lambda a, x: math.erf(x),
+}
 DOTS = {'convolution': 'weight', 'linear': 'weight', 'mm': 'mat2', 'bmm': 'mat2'}
-REDUCED = {'sum': torch.sum, 'mean': torch.mean, 'amax': torch.max, 'amin': torch.min, 'max': torch.max, 'min': torch.min,
-           'any': torch.any, 'max_pool2d': torch.max, 'adaptive_max_pool2d': torch.max, 'adaptive_avg_pool2d': torch.mean}
+REDUCED = {
+    'sum': torch.sum,
+    'mean': torch.mean,
+    'amax': torch.max,
+    'amin': torch.min,
+    'max': torch.max,
+    'min': torch.min,
+    'any': torch.any,
+    'max_pool2d': torch.max,
+    'adaptive_max_pool2d': torch.max,
+    'adaptive_avg_pool2d': torch.mean,
+}
 
 
 def expected(s: Step, index) -> float:
@@ -242,13 +381,20 @@ def expected(s: Step, index) -> float:
         came = torch.cat(list(w.values()))
         assert len(came) == (s.cells[index] >= 0)
         return came.item() if len(came) else s.value[index].item()
-    if s.op in DOTS: return ((x * w[DOTS[s.op]]).sum() + w.get('bias', torch.zeros(1, dtype=f64))).item()
-    if s.op == 'addmm': return a.get('beta', 1) * x.item() + a.get('alpha', 1) * (w['mat1'] * w['mat2']).sum().item()
-    if not len(x) and s.op == 'max_pool2d': return -math.inf     # a dilated window can lie in the padding altogether
-    if s.op in REDUCED: return REDUCED[s.op](x).item()
-    if s.op == 'var': return x.var(correction=a.get('correction', 1)).item()
-    if s.op == 'avg_pool2d': return x.sum().item() / counted(s, index)
-    if s.op == 'embedding': return w['weight'].item()
+    if s.op in DOTS:
+        return ((x * w[DOTS[s.op]]).sum() + w.get('bias', torch.zeros(1, dtype=f64))).item()
+    if s.op == 'addmm':
+        return a.get('beta', 1) * x.item() + a.get('alpha', 1) * (w['mat1'] * w['mat2']).sum().item()
+    if s.op == 'max_pool2d' and not len(x):
+        return -math.inf  # a dilated window can lie in the padding altogether
+    if s.op in REDUCED:
+        return REDUCED[s.op](x).item()
+    if s.op == 'var':
+        return x.var(correction=a.get('correction', 1)).item()
+    if s.op == 'avg_pool2d':
+        return x.sum().item() / counted(s, index)
+    if s.op == 'embedding':
+        return w['weight'].item()
     if s.op in ('softmax', 'log_softmax'):
         own, total = x[index[a['dim']]], (x - x.max()).exp().sum().log() + x.max()
         return (own - total).exp().item() if s.op == 'softmax' else (own - total).item()
@@ -277,7 +423,8 @@ def seen_by(t, cells) -> set:
         behind = set()
         for c in todo:
             s, at = t.cell(c)
-            for k, w in s.window(*at).items(): behind.update(s.operands[k].cells.flatten()[w].tolist())
+            for k, w in s.window(*at).items():
+                behind.update(s.operands[k].cells.flatten()[w].tolist())
         todo = behind - found - {-1}
     return found
 
@@ -286,58 +433,74 @@ def numbers_of(t):
     "The value of every cell, in a row"
     owners = [s for s in [*t.steps, *t.weights, *t.constants] if not s.moves]
     flat = torch.full((1 + max(int(s.cells.max()) for s in owners if s.cells.numel()),), math.nan, dtype=f64)
-    for s in owners: flat[s.cells.flatten()] = s.value.to(f64).flatten()
+    for s in owners:
+        flat[s.cells.flatten()] = s.value.to(f64).flatten()
     return flat
 
 
-def close(a, b, tolerance): return torch.allclose(a.to(f64), b.to(f64), rtol=tolerance, atol=tolerance, equal_nan=True)
+def close(a, b, tolerance):
+    return torch.allclose(a.to(f64), b.to(f64), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def same_as_model(model, inputs, dtype=None, tolerance=1e-4):
     "Trace, and compare the answer and what hooks see with the model itself in that precision"
     t = trace(model, *inputs, dtype=dtype)
     judge, seen = copy.deepcopy(model), {}
-    if dtype: judge, inputs = judge.to(dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+    if dtype:
+        judge, inputs = judge.to(dtype), tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
     for name, m in judge.named_modules(remove_duplicate=False):
         if not list(m.children()):
             # a copy: a ReLU in place would change what the hook keeps
-            m.register_forward_hook(lambda m, i, out, name=name: seen.setdefault(name, []).append(copy.deepcopy(out)))
-    with torch.no_grad(): answer = judge(*(x.clone() for x in inputs))
+            m.register_forward_hook(
+                lambda m, i, out, name=name: seen.setdefault(name, []).append(
+                    out if isinstance(out, tuple) else out.detach().clone()
+                )
+            )
+    with torch.no_grad():
+        answer = judge(*(x.clone() for x in inputs))
     assert t.output.dtype == answer.dtype and close(t.output, answer, tolerance)
     last = {s.module: s for s in t.steps if not s.moves}
     for name, outs in seen.items():
         inplace = getattr(judge.get_submodule(name), 'inplace', False)
-        if name not in last or isinstance(outs[0], tuple) or len(outs) > 1 or inplace: continue
+        if name not in last or isinstance(outs[0], tuple) or len(outs) > 1 or inplace:
+            continue
         s = last[name]
-        if s.value.numel() == outs[0].numel(): assert close(s.value.reshape(outs[0].shape), outs[0], tolerance), s
+        if s.value.numel() == outs[0].numel():
+            assert close(s.value.reshape(outs[0].shape), outs[0], tolerance), s
     return t, judge, inputs
 
 
 def check_steps(t, r, tolerance=1e-9):
     "Every step by its windows, every moved number by its owner"
     flat = numbers_of(t)
-    assert len({s.name for s in [*t.steps, *t.weights, *t.constants]}) == len([*t.steps, *t.weights, *t.constants])
+    assert len({s.name for s in [*t.steps, *t.weights, *t.constants]}) == len(
+        [*t.steps, *t.weights, *t.constants]
+    )
     for s in t.steps:
         assert s.cells.shape == s.value.shape and s.cells.dtype == torch.int64 and t[s.name] is s
         there = s.cells >= 0
         assert torch.equal(flat[s.cells[there]].nan_to_num(), s.value.to(f64)[there].nan_to_num()), s
-        if s.op == 'input': continue
+        if s.op == 'input':
+            continue
         assert s.op in moving or s.op in operations
         for index in positions(s.shape, r):
             got, want = s.value[index].item(), expected(s, index)
-            assert got == want or math.isclose(got, want, rel_tol=tolerance, abs_tol=tolerance), (s, s.args, index, got, want)
+            close_enough = got == want or math.isclose(got, want, rel_tol=tolerance, abs_tol=tolerance)
+            assert close_enough, (s, s.args, index, got, want)
             cell = int(s.cells[index])
             if cell >= 0:
                 owner, at = t.cell(cell)
                 assert owner.value[at].item() == got or math.isnan(got)
-                if not s.moves: assert owner is s and at == index
+                if not s.moves:
+                    assert owner is s and at == index
 
 
 def check_gradients(t, model, inputs, r):
     "What lies outside the window of windows has no gradient"
     xs = [x.clone().requires_grad_(x.is_floating_point()) for x in inputs]
-    out = model(*(x * 1 if x.is_floating_point() else x for x in xs))    # a leaf must not be changed in place
-    if not out.numel(): return
+    out = model(*(x * 1 if x.is_floating_point() else x for x in xs))  # a leaf must not be changed in place
+    if not out.numel():
+        return
     index = tuple(r.randrange(n) for n in out.shape)
     parameters = dict(model.named_parameters())
     wanted = [x for x in xs if x.requires_grad] + list(parameters.values())
@@ -347,7 +510,8 @@ def check_gradients(t, model, inputs, r):
     cells = [s.cells for x, s in zip(inputs, t.inputs) if x.is_floating_point()]
     cells += [named[k].cells if k in named else None for k in parameters]
     for c, g in zip(cells, grads):
-        if c is not None and g is not None: assert torch.isin(c[g != 0], seen).all()
+        if c is not None and g is not None:
+            assert torch.isin(c[g != 0], seen).all()
 
 
 def check_seed(seed):
@@ -360,29 +524,53 @@ def check_seed(seed):
     assert repr(t).count('\n') >= 2 and t._repr_html_().count('<tr>') >= 2
 
 
-# 240 models; the first 40 in `make test`, all of them in `make test-e2e`
-@pytest.mark.parametrize('seed', range(40))
-def test_random_model(seed): check_seed(seed)
+# 240 models; the first 30 in `make test`, all of them in `make test-e2e`
+@pytest.mark.parametrize('seed', range(30))
+def test_random_model(seed):
+    check_seed(seed)
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize('seeds', [range(i, i + 20) for i in range(40, 240, 20)])
+@pytest.mark.parametrize('seeds', [range(i, i + 15) for i in range(30, 240, 15)])
 def test_more_random_models(seeds):
-    for seed in seeds: check_seed(seed)
+    for seed in seeds:
+        check_seed(seed)
 
 
 def test_every_operation_has_a_second_account():
-    known = {*DOTS, *REDUCED, *POINTWISE, 'addmm', 'var', 'avg_pool2d', 'embedding', 'softmax', 'log_softmax',
-             'batch_norm', 'layer_norm', 'clamp_min', 'clamp_max'}
+    known = {
+        *DOTS,
+        *REDUCED,
+        *POINTWISE,
+        'addmm',
+        'var',
+        'avg_pool2d',
+        'embedding',
+        'softmax',
+        'log_softmax',
+        'batch_norm',
+        'layer_norm',
+        'clamp_min',
+        'clamp_max',
+    }
     assert known == set(operations) and not set(operations) & moving
 
 
-# ---- models of the course -----------------------------------------------------------------------------------
+# ---- models of the course ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('make', [lambda: cnn.SimpleNet([192, 8, 5]), lambda: cnn.ConvNet([3, 4, 6], 5),
-                                  lambda: cnn.ConvNet2([3, 4, 6], 5), lambda: cnn.ConvBnNet([4, 6], 5),
-                                  lambda: cnn.ConvBnNet2([4, 6], 5), lambda: cnn.Resnet([4, 6], 5),
-                                  lambda: cnn.Resnet2([4, 6], 5)])
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: cnn.SimpleNet([192, 8, 5]),
+        lambda: cnn.ConvNet([3, 4, 6], 5),
+        lambda: cnn.ConvNet2([3, 4, 6], 5),
+        lambda: cnn.ConvBnNet([4, 6], 5),
+        lambda: cnn.ConvBnNet2([4, 6], 5),
+        lambda: cnn.Resnet([4, 6], 5),
+        lambda: cnn.Resnet2([4, 6], 5),
+    ],
+)
 def test_models_of_lesson_09(make):
     torch.manual_seed(0)
     model, x = make().eval(), torch.randn(1, 3, 8, 8)
@@ -392,23 +580,35 @@ def test_models_of_lesson_09(make):
     assert all(s.line.startswith('cnn.py:') for s in t.steps if s.op in ('convolution', 'log_softmax'))
 
 
+def test_a_window_that_lies_in_the_padding_is_empty():
+    t = trace(nn.MaxPool2d(2, padding=1, dilation=2), torch.ones(1, 1, 1, 1))
+    assert t.output.item() == -math.inf and not len(t.outputs[0].window(0, 0, 0, 0)['input'])
+
+
 def test_own_batch_norm():
     torch.manual_seed(0)
     net = cnn.ConvBnNet([4, 6], 5)
     net.layers[0].norm = cnn.BatchNorm(6)
     net(torch.randn(4, 3, 8, 8))
-    with pytest.raises(ValueError, match=r'training mode.*model.eval\(\)'): trace(net, torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r'training mode.*model.eval\(\)'):
+        trace(net, torch.randn(2, 3, 8, 8))
     check_steps(same_as_model(net.eval(), (torch.randn(1, 3, 8, 8),), f64, 1e-9)[0], random.Random(0))
 
 
 class Stateful(nn.Module):
     "A char-RNN that keeps its state from batch to batch, as in the lecture notes"
+
     def __init__(self, kind='RNN', vocab=5, width=3, hidden=4, bs=2):
         super().__init__()
         self.vocab, self.kind = vocab, kind
-        self.e, self.rnn, self.l_out = nn.Embedding(vocab, width), getattr(nn, kind)(width, hidden), nn.Linear(hidden, vocab)
+        self.e, self.rnn, self.l_out = (
+            nn.Embedding(vocab, width),
+            getattr(nn, kind)(width, hidden),
+            nn.Linear(hidden, vocab),
+        )
         self.h = torch.rand(1, bs, hidden)
-        if kind == 'LSTM': self.h = self.h, torch.rand(1, bs, hidden)
+        if kind == 'LSTM':
+            self.h = self.h, torch.rand(1, bs, hidden)
 
     def forward(self, cs):
         out, h = self.rnn(self.e(cs), self.h)
@@ -425,15 +625,17 @@ def test_a_state_is_a_named_constant_and_stays(kind):
     random_state = torch.get_rng_state()
     t = trace(model, cs, dtype=f64)
     after = model.h if kind == 'LSTM' else [model.h]
-    assert all(torch.equal(a, b) for a, b in zip(after, before)) and torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(a, b) for a, b in zip(after, before)) and torch.equal(
+        torch.get_rng_state(), random_state
+    )
     assert all(torch.equal(model.state_dict()[k], w) for k, w in weights.items())
     names = ['h.0', 'h.1'] if kind == 'LSTM' else ['h']
     assert [c.name for c in t.constants] == names
     assert all(torch.equal(t[n].value.float(), b) for n, b in zip(names, before))
     check_steps(t, random.Random(0))
-    with torch.no_grad(): assert close(t.output, model(cs), 1e-5)
-    assert seen_by(t, t.outputs[0].cells.flatten()) >= set(
-        t[names[0]].cells.flatten().tolist())
+    with torch.no_grad():
+        assert close(t.output, model(cs), 1e-5)
+    assert seen_by(t, t.outputs[0].cells.flatten()) >= set(t[names[0]].cells.flatten().tolist())
 
 
 def test_a_state_in_a_buffer():
@@ -445,6 +647,7 @@ def test_a_state_in_a_buffer():
         def forward(self, x):
             self.h = torch.tanh(self.h + x)
             return self.h * 2
+
     model = Model().eval()
     t = trace(model, torch.zeros(3))
     assert torch.equal(model.h, torch.ones(3)) and [w.name for w in t.weights] == ['h']
@@ -461,12 +664,14 @@ def test_containers_that_the_model_fills_are_as_before():
             self.seen.append(x * 2)
             self.by_name['x'] = x
             return x + 1
+
     model = Model()
     trace(model, torch.ones(2))
     assert model.seen == [] and model.by_name == {}
 
 
-# ---- inputs, answers, weights -------------------------------------------------------------------------------
+# ---- inputs, answers, weights ------------------------------------------------------------------------------
+
 
 def test_weights_that_two_layers_share_are_one():
     class Tied(nn.Module):
@@ -475,21 +680,28 @@ def test_weights_that_two_layers_share_are_one():
             self.e, self.out = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
             self.out.weight = self.e.weight
 
-        def forward(self, x): return self.out(self.e(x))
+        def forward(self, x):
+            return self.out(self.e(x))
+
     t = trace(Tied(), torch.tensor([1, 4]))
-    assert [w.name for w in t.weights] == ['e.weight'] and t['out'].operands['weight'] is t['e'].operands['weight']
+    assert [w.name for w in t.weights] == ['e.weight'] and t['out'].operands['weight'] is t['e'].operands[
+        'weight'
+    ]
 
 
 def test_the_trace_keeps_its_numbers():
     model, x = nn.Linear(2, 2), torch.ones(1, 2)
     t = trace(model, x)
     before = t['weight'].value.clone()
-    with torch.no_grad(): model.weight.zero_(), x.zero_()
+    with torch.no_grad():
+        model.weight.zero_(), x.zero_()
     assert torch.equal(t['weight'].value, before) and t.inputs[0].value.sum() == 2
 
 
 def test_several_inputs_and_answers():
-    model = Apply(lambda a, b, more: {'sum': a + b, 'rest': [more['k'][0] * 2, (a,)], 'none': None, 'number': 3})
+    model = Apply(
+        lambda a, b, more: {'sum': a + b, 'rest': [more['k'][0] * 2, (a,)], 'none': None, 'number': 3}
+    )
     t = trace(model, torch.ones(2), torch.ones(2) * 2, {'k': [torch.ones(3)]})
     assert len(t.inputs) == 3 and len(t.outputs) == 3
     assert t.outputs[0].op == 'add' and t.outputs[1].op == 'mul' and t.outputs[2] is t.inputs[0]
@@ -498,12 +710,16 @@ def test_several_inputs_and_answers():
 
 def test_half_precision_computed_in_double():
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Softmax(-1)), torch.randn(1, 1, 4, 4)
+    model, x = (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.Softmax(-1)),
+        torch.randn(1, 1, 4, 4),
+    )
     for dtype in (torch.bfloat16, torch.float16):
         half = copy.deepcopy(model).to(dtype)
         t = trace(half, x.to(dtype), dtype=f64)
         assert t.output.dtype == f64 and all(s.value.dtype == f64 for s in t)
-        with torch.no_grad(): assert close(t.output, copy.deepcopy(half).double()(x.to(dtype).double()), 1e-12)
+        with torch.no_grad():
+            assert close(t.output, copy.deepcopy(half).double()(x.to(dtype).double()), 1e-12)
         assert half[0].weight.dtype == dtype
 
 
@@ -514,12 +730,15 @@ def test_types_that_the_model_asks_for():
     assert [s.op for s in t] == ['input', 'trunc', 'add'] and t.output.tolist() == [2, 0]
     check_steps(t, random.Random(0))
     rounds = Apply(lambda x: x.half() * 2)
-    with pytest.raises(ValueError, match='rounds numbers to torch.float16.*dtype=torch.float64'): trace(rounds, torch.tensor([.1]))
-    assert trace(rounds, torch.tensor([.1]), dtype=f64).output.item() == pytest.approx(.2, abs=1e-8)
+    with pytest.raises(ValueError, match='rounds numbers to torch.float16.*dtype=torch.float64'):
+        trace(rounds, torch.tensor([0.1]))
+    assert trace(rounds, torch.tensor([0.1]), dtype=f64).output.item() == pytest.approx(0.2, abs=1e-8)
 
 
 def test_one_hot_and_cross_entropy():
-    t = trace(Apply(lambda x, y: F.cross_entropy(x, y)), torch.randn(3, 4), torch.tensor([0, 3, 1]), dtype=f64)
+    t = trace(
+        Apply(lambda x, y: F.cross_entropy(x, y)), torch.randn(3, 4), torch.tensor([0, 3, 1]), dtype=f64
+    )
     check_steps(t, random.Random(0))
     t = trace(Apply(lambda y: F.one_hot(y, 4).float() * 2), torch.tensor([0, 3]))
     check_steps(t, random.Random(0))
@@ -532,54 +751,72 @@ def test_names_are_unique():
             self.conv, self.conv_2 = nn.Linear(2, 2), nn.Linear(2, 2)
             self.relu = nn.Parameter(torch.ones(2))
 
-        def forward(self, conv): return torch.relu(self.conv_2(self.conv(self.conv(conv)))) * self.relu
+        def forward(self, conv):
+            return torch.relu(self.conv_2(self.conv(self.conv(conv)))) * self.relu
+
     t = trace(Model(), torch.ones(1, 2))
     names = [s.name for s in [*t.steps, *t.weights]]
     assert len(set(names)) == len(names) and 'conv_2' in names
 
 
 def test_cells_and_positions():
-    t = trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.arange(4.).reshape(1, 2, 2))
+    t = trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.arange(4.0).reshape(1, 2, 2))
     assert t['0'].moves and t.cell(int(t['0'].cells[0, 3])) == (t.inputs[0], (0, 1, 1))
     assert t['0'].window(0, 3)['input'].tolist() == [3]
     assert t['1'].window(0, -1)['bias'].tolist() == [1] and t.inputs[0].window(0, 0, 0) == {}
     for wrong in ((0,), (0, 2), (0, -3), (0, 0, 0)):
-        with pytest.raises(IndexError, match=r'1 has the shape \[1, 2\]'): t['1'].window(*wrong)
-    with pytest.raises(KeyError, match='no step'): t['2']
+        with pytest.raises(IndexError, match=r'1 has the shape \[1, 2\]'):
+            t['1'].window(*wrong)
+    with pytest.raises(KeyError, match='no step'):
+        t['2']
     for wrong in (-1, 10**6):
-        with pytest.raises(IndexError, match='no cell'): t.cell(wrong)
+        with pytest.raises(IndexError, match='no cell'):
+            t.cell(wrong)
 
 
-# ---- what cannot be traced ----------------------------------------------------------------------------------
+# ---- what cannot be traced ---------------------------------------------------------------------------------
+
 
 class Unknown(nn.Module):
-    def forward(self, x): return x.cumsum(1)
+    def forward(self, x):
+        return x.cumsum(1)
 
 
 class Branch(nn.Module):
     def forward(self, x):
-        if x.sum() > 0: return x
+        if x.sum() > 0:
+            return x
         return -x
 
 
 def refused(model, *inputs, error=NotImplementedError):
     before = torch.get_rng_state()
-    with pytest.raises(error) as e: trace(model, *inputs)
+    with pytest.raises(error) as e:
+        trace(model, *inputs)
     assert torch.equal(torch.get_rng_state(), before)
     text = str(e.value)
-    assert '/' not in text.split('PyTorch says')[0].replace('</', ''), text     # no path of this machine
+    assert '/' not in text.split('PyTorch says')[0].replace('</', ''), text  # no path of this machine
     return text
 
 
-@pytest.mark.parametrize('model, words', [
-    (Unknown(), ['cumsum', 'test_trace.py:', 'return x.cumsum(1)', 'operations']),
-    (Branch(), ['test_trace.py:', 'if x.sum() > 0', 'torch.where']),
-    (Apply(lambda x: x * x.sum().item()), ['Python number', 'item', 'test_trace.py:', 'return self.f(*x)']),
-    (Apply(lambda x: torch.from_numpy(x.numpy() * 2)), ['test_trace.py:', 'x.numpy()', 'NumPy']),
-    (Apply(lambda x: x.max(1)), ['second result of max', 'test_trace.py:']),
-    (nn.Sequential(nn.Unflatten(1, (1, 1, 3)), nn.ConvTranspose2d(1, 1, 1)), ['conv_transpose', '1 (ConvTranspose2d)']),
-    (nn.GroupNorm(1, 3), ['group_norm', 'GroupNorm']),
-])
+@pytest.mark.parametrize(
+    'model, words',
+    [
+        (Unknown(), ['cumsum', 'test_trace.py:', 'return x.cumsum(1)', 'operations']),
+        (Branch(), ['test_trace.py:', 'if x.sum() > 0', 'torch.where']),
+        (
+            Apply(lambda x: x * x.sum().item()),
+            ['Python number', 'item', 'test_trace.py:', 'return self.f(*x)'],
+        ),
+        (Apply(lambda x: torch.from_numpy(x.numpy() * 2)), ['test_trace.py:', 'x.numpy()', 'NumPy']),
+        (Apply(lambda x: x.max(1)), ['second result of max', 'test_trace.py:']),
+        (
+            nn.Sequential(nn.Unflatten(1, (1, 1, 3)), nn.ConvTranspose2d(1, 1, 1)),
+            ['conv_transpose', '1 (ConvTranspose2d)'],
+        ),
+        (nn.GroupNorm(1, 3), ['group_norm', 'GroupNorm']),
+    ],
+)
 def test_what_cannot_be_a_step(model, words):
     text = refused(model.eval(), torch.ones(2, 3))
     assert all(w in text for w in words), text
@@ -588,21 +825,32 @@ def test_what_cannot_be_a_step(model, words):
 def test_a_line_in_a_notebook_cell():
     source = 'class Cell(nn.Module):\n    def forward(self, x): return torch.relu(x.cumsum(1))\n'
     import linecache
+
     for file in ('/tmp/ipykernel_123/456.py', '<ipython-input-3-abc>', '<python-input-2>'):
         linecache.cache[file] = len(source), None, source.splitlines(True), file
         space = {'nn': nn, 'torch': torch}
         exec(compile(source, file, 'exec'), space)
-        assert 'in cell:2: def forward(self, x): return torch.relu(x.cumsum(1))' in refused(space['Cell'](), torch.ones(2, 3))
+        assert 'in cell:2: def forward(self, x): return torch.relu(x.cumsum(1))' in refused(
+            space['Cell'](), torch.ones(2, 3)
+        )
 
 
-@pytest.mark.parametrize('model, name', [(nn.Sequential(nn.Dropout(.5)), '0 (Dropout)'), (nn.Sequential(nn.BatchNorm1d(3)), '0 (BatchNorm1d)'),
-                                         (nn.LSTM(3, 2, 2, dropout=.5), 'LSTM')])
+@pytest.mark.parametrize(
+    'model, name',
+    [
+        (nn.Sequential(nn.Dropout(0.5)), '0 (Dropout)'),
+        (nn.Sequential(nn.BatchNorm1d(3)), '0 (BatchNorm1d)'),
+        (nn.LSTM(3, 2, 2, dropout=0.5), 'LSTM'),
+    ],
+)
 def test_training_mode(model, name):
     text = refused(model.train(), torch.ones(2, 3), error=ValueError)
     assert name in text and 'model.eval()' in text
 
 
-@pytest.mark.parametrize('f, op', [(lambda x: F.dropout(x), 'native_dropout'), (lambda x: x + torch.randn(3), 'aten.randn')])
+@pytest.mark.parametrize(
+    'f, op', [(lambda x: F.dropout(x), 'native_dropout'), (lambda x: x + torch.randn(3), 'aten.randn')]
+)
 def test_random_numbers(f, op):
     text = refused(Apply(f).eval(), torch.ones(2, 3), error=ValueError)
     assert 'random' in text and op in text and 'test_trace.py:' in text and 'training=self.training' in text
@@ -612,9 +860,10 @@ def test_wrong_inputs():
     text = refused(nn.Conv2d(3, 4, 3), torch.ones(1, 1, 8, 8), error=ValueError)
     assert '[1, 1, 8, 8]' in text and 'forward(input' in text
     assert 'no inputs' in refused(nn.Linear(2, 2), error=ValueError)
-    assert 'list' in refused(nn.Linear(2, 2), [1., 2.], error=ValueError)
+    assert 'list' in refused(nn.Linear(2, 2), [1.0, 2.0], error=ValueError)
     for wrong in (torch.relu, nn.Linear, 3):
-        with pytest.raises(TypeError, match='torch.nn.Module'): trace(wrong, torch.ones(2))
+        with pytest.raises(TypeError, match='torch.nn.Module'):
+            trace(wrong, torch.ones(2))
 
 
 def test_a_failed_trace_changes_nothing():
@@ -629,18 +878,24 @@ def test_a_failed_trace_changes_nothing():
             self.calls += 1
             torch.rand(1)
             return x if x.sum() > 0 else -x
+
     model = Counts().eval()
     refused(model, torch.ones(2))
     assert model.n == 0 and model.calls == 0 and list(model._buffers) == ['n']
 
 
-# ---- table and picture --------------------------------------------------------------------------------------
+# ---- table and picture -------------------------------------------------------------------------------------
+
 
 def test_table_leaves_out_what_only_moves():
     t = trace(Stateful('LSTM').eval(), torch.randint(5, (4, 2)))
     assert len(t.rows()) < len(t.rows(moves=True)) == len(t)
     by_name = {r[0]: r for r in t.rows()}
-    assert by_name['rnn.sigmoid'][2] == 'rnn.add' and t.outputs[0].name in by_name
+    assert by_name['rnn.sigmoid'][2] == 'rnn.add[:, :, 0:4]' and t.outputs[0].name in by_name
+    assert [
+        s.name
+        for s in trace(Apply(lambda x: torch.cat([x.sin(), x.cos()])[3]), torch.ones(2)).outputs[0].sources()
+    ] == ['cos']
     assert 'rows(moves=True)' in repr(t) and by_name['e'][4] == '15'
     long = repr(trace(Stateful('LSTM').eval(), torch.randint(5, (12, 2))))
     assert len(long.splitlines()) < 63 and 'more' in long
@@ -658,6 +913,8 @@ def test_drawing():
     assert {'x', 'conv1', 'layers.0.conv', 'out'} <= texts and 'convolution 1×4×8×8' in texts
     ax = t.draw('layers2.0')
     assert {'layers2.0.conv', 'layers2.0.add', 'layers.0.norm'} <= {x.get_text() for x in ax.texts}
-    with pytest.raises(ValueError, match='most=5'): t.draw(most=5)
-    with pytest.raises(ValueError, match='no step of a module'): t.draw('layers7')
+    with pytest.raises(ValueError, match='most=5'):
+        t.draw(most=5)
+    with pytest.raises(ValueError, match='no step of a module'):
+        t.draw('layers7')
     plt.close('all')
