@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lessondl import cnn
+from lessondl import cnn, rnn
 from lessondl.trace import Step, moving, operations, trace
 
 f64 = torch.float64
@@ -578,6 +578,79 @@ def test_models_of_lesson_09(make):
     check_steps(t, random.Random(0))
     check_gradients(t, judge, inputs, random.Random(0))
     assert all(s.line.startswith('cnn.py:') for s in t.steps if s.op in ('convolution', 'log_softmax'))
+
+
+class OwnCells(nn.Module):
+    "A cell of lesson 10b in its loop, with the weights of PyTorch's layer"
+
+    def __init__(self, cell, layer):
+        super().__init__()
+        self.cell, self.layer = cell, layer
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[1], self.layer.hidden_size)
+        w = [getattr(self.layer, f'{k}_l0') for k in ('weight_ih', 'weight_hh', 'bias_ih', 'bias_hh')]
+        return rnn.unroll(self.cell, x, (h, h) if self.cell is rnn.lstm_cell else h, *w)[0]
+
+
+@pytest.mark.parametrize(
+    'model, n_inputs',
+    [
+        (lambda: rnn.Char3Model(5, 3, 4), 3),
+        (lambda: rnn.CharLoopModel(5, 3, 4), 4),
+        (lambda: rnn.CharLoopConcatModel(5, 3, 4), 4),
+        (lambda: rnn.CharRnn(5, 3, 4), 4),
+        (lambda: rnn.CharSeqRnn(5, 3, 4), 4),
+    ],
+)
+def test_models_of_lesson_10(model, n_inputs):
+    torch.manual_seed(0)
+    model, cs = model().eval(), tuple(torch.randint(5, (2,)) for _ in range(n_inputs))
+    t, judge, _ = same_as_model(model, cs, f64, 1e-9)
+    check_steps(t, random.Random(0))
+    check_gradients(t, judge, cs, random.Random(0))
+    assert [tuple(s.shape) for s in t.inputs] == [(2,)] * n_inputs
+
+
+@pytest.mark.parametrize(
+    'kind', [rnn.CharSeqStatefulRnn, rnn.CharSeqStatefulRnn2, rnn.CharSeqStatefulGRU, rnn.CharSeqStatefulLSTM]
+)
+def test_models_of_lesson_10b(kind):
+    torch.manual_seed(0)
+    model, first, second = kind(5, 3, 4).eval(), torch.randint(5, (3, 2)), torch.randint(5, (2, 2))
+    t = trace(model, first, dtype=f64)  # from zeros
+    judge = copy.deepcopy(model).to(f64).eval()
+    with torch.no_grad():
+        assert close(t.output, judge(first), 1e-9) and model.h is None
+    check_steps(t, random.Random(0))
+    with torch.no_grad():
+        model(first)
+    kept = copy.deepcopy(model.h)
+    t = trace(model, second)  # from the state that the first batch left, in this precision
+    assert all(torch.equal(a, b) for a, b in zip(model.h, kept))
+    check_steps(t, random.Random(0), 1e-4)
+    state = [c for c in t.constants if c.name.startswith('h')]
+    assert len(state) == (2 if kind is rnn.CharSeqStatefulLSTM else 1)
+    with torch.no_grad():
+        assert close(t.output, model(second), 1e-5)
+        model.reset()
+        assert not close(t.output, model(second), 1e-3)  # zeros give another answer
+
+
+@pytest.mark.parametrize('name', ['RNN', 'GRU', 'LSTM'])
+def test_own_cells_step_by_step(name):
+    torch.manual_seed(0)
+    cell, layer = getattr(rnn, f'{name.lower()}_cell'), getattr(nn, name)(3, 4)
+    x, judge = torch.randn(3, 2, 3), copy.deepcopy(layer).to(f64)
+    t, *_ = same_as_model(OwnCells(cell, layer).eval(), (x,), f64, 1e-9)
+    check_steps(t, random.Random(0))
+    with torch.no_grad():
+        want = judge(x.to(f64))[0]
+    assert close(t.output, want, 1e-9)
+    # the state after each character is a step of its own, and is PyTorch's
+    states = [s.value for s in t.steps if tuple(s.shape) == (2, 4) and not s.moves]
+    for h in want:
+        assert any(close(s, h, 1e-9) for s in states)
 
 
 def test_a_window_that_lies_in_the_padding_is_empty():
