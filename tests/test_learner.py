@@ -620,18 +620,17 @@ def test_many_labels_train_and_predict_lists():
 
 def test_predict_of_many_labels():
     rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8)
-    batches = ImageData.from_arrays(x, np.zeros(32, int), x, np.zeros(32, int))
-    y = torch.zeros(32, 3)
-    pictures = batches.valid.pictures(np.arange(32), None)
-    d = data(train=[(pictures, y)], valid=None, multi=True, classes=list('abc'))
-    d.stats, d.size = batches.stats, 8
+    x, y = rng.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8), rng.integers(0, 2, (32, 3))
+    d = ImageData.from_arrays(x, y, x[:8], y[:8], list('abc'), aug='flip+crop')
     learn = learner(d, conv_net(), metrics=[])
     names, numbers, probs = learn.predict(x[0], threshold=0)
     assert (names, numbers) == (list('abc'), [0, 1, 2]) and probs.shape == (3,)
+    assert torch.allclose(probs, learn.get_preds()[0][0], atol=1e-6)
     assert learn.predict(x[0], threshold=1)[:2] == ([], [])
     middle = probs.sort().values[1].item()
     assert learn.predict(x[0], threshold=middle)[1] == [int(probs.argmax())]
+    mean, targets = learn.tta(n=2)
+    assert mean.shape == targets.shape == (8, 3) and 0 <= mean.min() and mean.max() <= 1
 
 
 @pytest.mark.parametrize(
