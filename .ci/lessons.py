@@ -296,12 +296,12 @@ def readme_with_lessons(root: Path = root) -> str:
 
 
 def picture(root: Path = root) -> bytes:
-    "The picture of README.md: the figure of the cell in lesson 09 that says it is the one."
-    cells = read(root / 'nbs' / '09_cifar10.ipynb')['cells']
+    "The picture of README.md: the figure of the cell in lesson 09c that says it is the one."
+    cells = read(root / 'nbs' / '09c_resnet.ipynb')['cells']
     cell = next(c for c in cells if text(c['source']).startswith('# the picture of the README'))
     found = [o['data']['image/png'] for o in cell['outputs'] if 'image/png' in o.get('data', ())]
     if len(found) != 1:
-        raise ValueError('the picture of README.md is not drawn yet: run make lessons LESSON=09_cifar10')
+        raise ValueError('the picture of README.md is not drawn yet: run make lessons LESSON=09c_resnet')
     return base64.b64decode(text(found[0]))
 
 

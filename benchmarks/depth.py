@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from machine import machine, write_json
+from machine import cifar10_name, machine, write_json
 from torch import nn
 
 from lessondl.cnn import BnLayer, ResnetLayer
@@ -56,6 +56,6 @@ if __name__ == '__main__':
             for name, kind in (('plain', BnLayer), ('residual', ResnetLayer)):
                 rows.append(run(name, kind, n, seed))
                 print(json.dumps(rows[-1]), flush=True)
-    data = f'CIFAR-10, JPEG copy: {N:,} training pictures, 10,000 test pictures'
+    data = f'{cifar10_name(cifar10()[2])}: {N:,} training pictures, 10,000 test pictures'
     write_json(Path(__file__).parent / 'results' / 'depth.json',
                dict(machine=machine(), data=data, call=f'fit_one_cycle({EPOCHS}, {LR}, wd=5e-4)', rows=rows))

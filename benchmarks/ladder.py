@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import machine, write_json
+from machine import cifar10_name, machine, write_json
 
 from lessondl.cnn import ConvBnNet, ConvBnNet2, ConvNet, ConvNet2, Resnet, Resnet2, SimpleNet
 from lessondl.data import ImageData
@@ -84,7 +84,7 @@ def keep(row: dict):
     def run_of(r): return list(RUNGS).index(r['rung']), r['call'], r['seed']
     rows = sorted([r for r in load()['rows'] if run_of(r) != run_of(row)] + [row], key=run_of)
     old = {k: dict(accuracy=v[5][0], seconds=v[5][1]) for k, v in RUNGS.items()}
-    data = 'CIFAR-10, JPEG copy: 50,000 training pictures, 10,000 test pictures'
+    data = f'{cifar10_name(cifar10()[2])}: 50,000 training pictures, 10,000 test pictures'
     write_json(RESULTS, {'machine': machine(), 'data': data, 'course_2018': old, 'rows': rows})
 
 def spread(values) -> str:

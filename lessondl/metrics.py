@@ -8,7 +8,7 @@ from __future__ import annotations
 # %% auto #0
 __all__ = ['check_axes', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
 
-# %% ../nbs/08_learner.ipynb #6da3562f
+# %% ../nbs/08_learner.ipynb #4935d13e
 import torch
 
 def check_axes(pred, y) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,32 +27,39 @@ def accuracy(pred,  # [N,C] probabilities, log-probabilities or logits: the larg
     pred, y = check_axes(pred, y)
     if pred.shape[:-1] != y.shape or y.numel() == 0:
         raise ValueError(f"accuracy needs predictions [N,C] and class numbers [N], N at least 1, but got "
-                         f"{list(pred.shape)} and {list(y.shape)}")
+                         f"{list(pred.shape)} and {list(y.shape)}"
+                         + (". For many labels take f2 or f_beta" if y.ndim == 2 else ""))
     return (pred.argmax(-1) == y).double().mean().item()
 
 def error_rate(pred, y) -> float:
     "1 - accuracy: the share of rows that are wrong. Lesson 08."
     return 1 - accuracy(pred, y)
 
-# %% ../nbs/08_learner.ipynb #4650a38d
+# %% ../nbs/08_learner.ipynb #def3dc5b
 def f_beta(pred,                    # [N,C] probabilities, one for each label
            y,                       # [N,C], 1 where the label is there
            beta: float,             # how many times as much recall counts as precision
            threshold: float = 0.2,  # a label counts as predicted above this
            eps: float = 1e-9,       # against division by 0: a row with no label at all gives 0
+           average: str = 'samples',  # or 'macro', 'weighted', 'micro', as in scikit-learn (lesson 13)
            ) -> float:
-    "F-beta of each row, then the mean (scikit-learn's `average='samples'`). Raises `ValueError`. Lesson 08."
+    """F-beta of each row, then the mean; by `average` of each label, then the mean ('macro') or the mean
+    weighted by how often the label is there ('weighted'), or of all entries at once ('micro'). Raises
+    `ValueError`. Lesson 08."""
     pred, y = check_axes(pred, y)
     if pred.shape != y.shape or pred.ndim != 2 or pred.numel() == 0:
         raise ValueError(f"f_beta needs probabilities and targets of one shape [N,C], but got "
                          f"{list(pred.shape)} and {list(y.shape)}")
-    if pred.min() < 0 or pred.max() > 1:
+    if not (pred.min() >= 0 and pred.max() <= 1):      # so that NaN fails too
         raise ValueError(f"f_beta needs probabilities, but the predictions go from {pred.min().item():.3g} "
                          f"to {pred.max().item():.3g}: put them through torch.sigmoid first")
-    hit, there = (pred > threshold).double(), y.double()
-    both = (hit * there).sum(1)
-    precision, recall = both / (hit.sum(1) + eps), both / (there.sum(1) + eps)
-    return ((1 + beta**2) * precision * recall / (beta**2 * precision + recall + eps)).mean().item()
+    axes = {'samples': 1, 'macro': 0, 'weighted': 0, 'micro': (0, 1)}
+    if average not in axes: raise ValueError(f"average is one of {', '.join(axes)}, not {average!r}")
+    hit, target = (pred > threshold).double(), y.double()
+    both, predicted, there = (t.sum(axes[average]) for t in (hit * target, hit, target))
+    score = (1 + beta**2) * both / (beta**2 * there + predicted).clamp(min=eps)
+    if average == 'weighted': return ((score * there).sum() / there.sum().clamp(min=eps)).item()
+    return score.mean().item()
 
 def f2(pred, y) -> float:
     "`f_beta` with beta 2 and threshold 0.2: a label missed costs more than a label too many. Lesson 08."

@@ -91,7 +91,7 @@ class Step:
 
     def __repr__(self) -> str: return f'{self.name}: {self.op} -> {self.shape}'
 
-# %% ../nbs/03_trace.ipynb #17775453
+# %% ../nbs/03_trace.ipynb #0667d536
 @functools.lru_cache(16)
 def _positions(shape: torch.Size) -> torch.Tensor:
     "The flat position of each number of a tensor, in its shape"
@@ -115,7 +115,6 @@ def _box(positions, lead, place):
 
 def _wide(v, dims: int) -> list: return list(v) * dims if len(v) == 1 else list(v)
 
-# %% ../nbs/03_trace.ipynb #de3270e1
 def _convolution(step, index):
     "All channels of the group under the kernel, and the kernel's numbers there"
     n, f, *out = index
@@ -605,7 +604,13 @@ def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = N
     _name(steps, weights, constants, {name for name, m in model.named_modules() if not any(m.children())})
     return Trace(type(model).__name__, steps, weights, constants, outputs)
 
-# %% ../nbs/03_trace.ipynb #c87265aa
+# %% ../nbs/03b_nets_opened.ipynb #894ad187
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING: pass
+
+# %% ../nbs/03b_nets_opened.ipynb #4db3bf89
 def _ranks(boxes, takes) -> tuple[dict, dict]:
     "For each box its row, and its lane from left to right"
     users = {b: [s for s, o in takes.items() if b in o] for b in boxes}
@@ -633,7 +638,7 @@ def _columns(rank, takes, rows) -> list[range]:
         start = cuts[-1] + 1
     return [range(a, b) for a, b in zip([0, *(c + 1 for c in cuts)], [*(c + 1 for c in cuts), last + 1])]
 
-# %% ../nbs/03_trace.ipynb #bdf9cbd2
+# %% ../nbs/03b_nets_opened.ipynb #f59728c3
 def _chosen(t, module, most):
     "The steps to draw with what each takes, and the boxes: from outside what the steps take, then the steps"
     inside = [s for s in t.steps if (not s.moves or s in t.outputs)
@@ -671,7 +676,7 @@ def _draw(t, module, rows, most):
     for b in boxes: _draw_box(ax, b, at[b], b not in takes)
     return ax
 
-# %% ../nbs/03_trace.ipynb #6f42886f
+# %% ../nbs/03b_nets_opened.ipynb #d6e7ee0d
 def _draw_box(ax, step, at, outside):
     from matplotlib.patches import FancyBboxPatch
     x, y = at

@@ -1,5 +1,6 @@
 "The Learner where a lesson cannot test it well: the bare loop, bad input, interruptions, broken files"
 
+import math
 import os
 import random
 from functools import partial
@@ -569,6 +570,111 @@ def test_metrics_get_probabilities_by_the_loss():
         learner(d, nn.Linear(4, 3), loss_func=loss, metrics=[total], path='x').validate()
     low, high = seen[F.binary_cross_entropy_with_logits]
     assert 0 <= low and high <= 1 and seen[F.mse_loss][0] < 0
+
+
+# ---- many labels
+
+
+def many(bs=16, n=48, **kw):
+    "Batches whose targets are rows of zeros and ones; `multi` as ImageData has it"
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 4, generator=g), (torch.rand(n, 3, generator=g) < 0.4).float()
+    train = list(zip(x.split(bs), y.split(bs)))
+    return data(train=train, valid=train, multi=True, classes=['a', 'b', 'c'], **kw)
+
+
+def test_many_labels_switch_the_loss_visibly(capsys):
+    learn = learner(many(), metrics=[])
+    assert learn.loss_func is F.binary_cross_entropy_with_logits and learn.to_probs is torch.sigmoid
+    assert 'many labels: the loss is F.binary_cross_entropy_with_logits' in capsys.readouterr().out
+    learn.set_data(many())
+    assert not capsys.readouterr().out  # nothing changed, nothing said
+    learn.set_data(data())
+    assert learn.loss_func is F.cross_entropy and learn.get_preds()[0].sum(1).allclose(torch.ones(24))
+    learn.set_data(many())
+    assert learn.to_probs is torch.sigmoid and 'many labels' in capsys.readouterr().out
+
+
+def test_a_loss_that_was_given_stays(capsys):
+    def focal(pred, y):
+        return F.binary_cross_entropy_with_logits(pred, y)
+
+    learn = learner(many(), loss_func=focal, metrics=[])
+    learn.set_data(many())
+    assert learn.loss_func is focal and learn.to_probs is torch.sigmoid  # unknown, but of many labels
+    assert learner(many(), loss_func=F.mse_loss, metrics=[]).to_probs(torch.tensor(7.0)) == 7
+    assert learner(loss_func=focal).to_probs(torch.zeros(4)).sum() == 1
+    assert not capsys.readouterr().out
+
+
+def test_many_labels_train_and_predict_lists():
+    from lessondl.metrics import f2
+
+    learn = learner(many(), metrics=[f2])
+    learn.fit(0.1, 2)
+    assert set(learn.recorder.epochs[-1]) == {'epoch', 'train_loss', 'valid_loss', 'f2', 'seconds'}
+    probs, y = learn.get_preds()
+    assert probs.shape == y.shape == (48, 3) and not probs.sum(1).allclose(torch.ones(48))
+    assert learn.validate()[1] == f2(probs, y)
+
+
+def test_predict_of_many_labels():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8), rng.integers(0, 2, (32, 3))
+    d = ImageData.from_arrays(x, y, x[:8], y[:8], list('abc'), aug='flip+crop')
+    learn = learner(d, conv_net(), metrics=[])
+    names, numbers, probs = learn.predict(x[0], threshold=0)
+    assert (names, numbers) == (list('abc'), [0, 1, 2]) and probs.shape == (3,)
+    assert torch.allclose(probs, learn.get_preds()[0][0], atol=1e-6)
+    assert learn.predict(x[0], threshold=1)[:2] == ([], [])
+    middle = probs.sort().values[1].item()
+    assert learn.predict(x[0], threshold=middle)[1] == [int(probs.argmax())]
+    mean, targets = learn.tta(n=2)
+    assert mean.shape == targets.shape == (8, 3) and 0 <= mean.min() and mean.max() <= 1
+
+
+@pytest.mark.parametrize(
+    'y, loss, words',
+    [
+        (torch.ones(8, 3), F.cross_entropy, 'For many labels leave loss_func out'),
+        (torch.zeros(8, 3), nn.CrossEntropyLoss(), 'do not add up to 1'),
+        (torch.zeros(8).long(), F.binary_cross_entropy_with_logits, 'For one label a picture take'),
+        (torch.zeros(8, 4), nn.BCEWithLogitsLoss(), 'Give the last layer 4 outputs'),
+        (torch.zeros(8, 3, 1), F.binary_cross_entropy_with_logits, 'Make the two shapes equal'),
+        (torch.zeros(8, 3, dtype=torch.long), F.binary_cross_entropy_with_logits, r'y.float\(\)'),
+        (-torch.ones(8, 3), partial(F.binary_cross_entropy_with_logits, reduction='mean'), 'without labels'),
+        (torch.full((8, 3), math.nan), F.binary_cross_entropy_with_logits, 'from 0 to 1'),
+    ],
+)
+def test_targets_that_do_not_fit_the_loss(y, loss, words):
+    d = data(train=[(torch.randn(8, 4), y)], valid=None)
+    with pytest.raises(ValueError, match=words):
+        learner(d, loss_func=loss, metrics=[]).fit(0.1, 1)
+
+
+def test_shares_among_classes_are_no_many_labels():
+    d = data(train=[(torch.randn(8, 4), torch.rand(8, 3).softmax(1))], valid=None)  # smoothed or mixed labels
+    learner(d, loss_func=F.cross_entropy, metrics=[]).fit(0.1, 1)
+
+
+def test_a_picture_file_is_predicted_as_validation_shows_it(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, name in (('train', 'a'), ('train', 'b'), ('valid', 'a'), ('valid', 'b')):
+        (tmp_path / split / name).mkdir(parents=True)
+        for i in range(4):
+            picture = Image.fromarray(rng.integers(0, 256, (30, 20 + 5 * i, 3), dtype=np.uint8))
+            picture.save(tmp_path / split / name / f'{i}.png')
+    d = ImageData.from_folder(tmp_path, size=8, bs=8)
+    learn = learner(d, nn.Sequential(conv_net(), nn.Linear(3, 2)))
+    probs, _ = learn.get_preds()
+    for path in (tmp_path / 'valid/b/0.png', str(tmp_path / 'valid/b/0.png')):
+        name, k, p = learn.predict(path)
+        assert torch.allclose(p, probs[4], atol=1e-6) and name == 'ab'[k]
+    (tmp_path / 'broken.jpg').write_text('no picture')
+    with pytest.raises(ValueError, match='broken.jpg is not a picture'):
+        learn.predict(tmp_path / 'broken.jpg')
+    with pytest.raises(FileNotFoundError):
+        learn.predict('nowhere.jpg')
 
 
 def test_several_inputs_and_float64():

@@ -50,6 +50,18 @@ def test_f2_equals_scikit_learn():
     assert f2(torch.tensor(pred), torch.tensor(y)) == f2(pred, y)
 
 
+@pytest.mark.parametrize('average', ['samples', 'macro', 'weighted', 'micro'])
+@settings(max_examples=40, deadline=None)
+@given(table=tables, beta=st.sampled_from([0.5, 1, 2]), threshold=st.sampled_from([0.0, 0.2, 0.5]))
+def test_averages_are_scikit_learns(average, table, beta, threshold):
+    metrics = pytest.importorskip('sklearn.metrics')
+    pred, y = table
+    if y.shape[1] == 1:  # one column is no table of labels to scikit-learn
+        pred, y = np.hstack([pred, np.zeros_like(pred)]), np.hstack([y, np.zeros_like(y)])
+    want = metrics.fbeta_score(y, pred > threshold, beta=beta, average=average, zero_division=0)
+    assert f_beta(pred, y, beta, threshold, average=average) == pytest.approx(want, abs=1e-9)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     arrays(np.int64, (7, 4), elements=st.integers(-100, 100), unique=True),
@@ -89,6 +101,9 @@ def test_a_leading_augmentation_axis_is_named(metric, y):
         (lambda: accuracy(torch.zeros(0, 2), torch.zeros(0)), 'N at least 1'),
         (lambda: f2(torch.zeros(3, 2), torch.zeros(3, 3)), 'one shape'),
         (lambda: f2(torch.tensor([[-3.0, 2.0]]), torch.tensor([[0, 1]])), 'sigmoid'),
+        (lambda: f2(torch.tensor([[math.nan, 0.5]]), torch.tensor([[0, 1]])), 'probabilities'),
+        (lambda: f_beta(torch.zeros(2, 2), torch.zeros(2, 2), 1, average='mean'), 'samples, macro'),
+        (lambda: accuracy(torch.zeros(3, 2), torch.zeros(3, 2)), 'take f2 or f_beta'),
         (lambda: exp_rmspe(torch.zeros(3), torch.zeros(4)), r'two vectors'),
         (lambda: exp_rmspe(torch.zeros(3, 2), torch.zeros(3, 2)), r'two vectors'),
     ],
