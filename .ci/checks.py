@@ -136,7 +136,8 @@ def hidden(root: Path = root) -> list[str]:
 
 def rooms(root: Path = root) -> list[str]:
     "A room stands only on rooms with a lower number: so says what the modules import from one another."
-    room = {module: path.stem for path in lessons(root) for module in exported(read(path))}
+    # a module's room is the first that exports to it; later ones add what they teach
+    room = {module: path.stem for path in reversed(lessons(root)) for module in exported(read(path))}
     faults = []
     for module in room:
         path = root / 'lessondl' / f'{module}.py'

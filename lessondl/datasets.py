@@ -33,9 +33,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 # %% auto #0
-__all__ = ['sources', 'cifar10_stats', 'cifar10_classes', 'standin_classes', 'digits', 'sample_only', 'cache_root', 'data_root',
-           'write_root', 'Source', 'check_file', 'DownloadError', 'download', 'fetch', 'unpack', 'cifar10',
-           'cifar10_standin', 'text_corpus', 'nietzsche', 'tiny_shakespeare']
+__all__ = ['sources', 'cifar10_stats', 'cifar10_classes', 'standin_classes', 'digits', 'sample_only', 'cache_root', 'data_root', 'write_root', 'Source', 'check_file', 'DownloadError', 'download', 'fetch', 'unpack', 'cifar10', 'cifar10_standin', 'text_corpus', 'nietzsche', 'tiny_shakespeare', 'cartoons', 'satellites']
 
 # %% ../nbs/00_setup.ipynb #c9c24e0a
 _package = Path(importlib.util.find_spec('lessondl').origin).parent
@@ -529,3 +527,70 @@ def nietzsche() -> str:
 def tiny_shakespeare() -> str:
     "Tiny Shakespeare (Karpathy), 1,115,394 characters; else a stand-in that says so. Lesson `00_setup`."
     return _text('tinyshakespeare', 'Tiny Shakespeare')
+
+# %% ../nbs/06b_files.ipynb #5773ed52
+def _drawn(name: str, draw) -> Path:
+    "The folder `name` in `write_root()`; `draw(folder)` fills it, once, whole or not at all."
+    home = write_root(); folder = home/name
+    with _lock(home/f'.{name}.lock'):
+        if folder.is_dir(): return folder
+        tmp = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=home))
+        try: draw(tmp); tmp.chmod(0o755); os.replace(tmp, folder)
+        finally: shutil.rmtree(tmp, ignore_errors=True)
+    return folder
+
+def _save(jobs: list, title: str):
+    "Draw and save: each job is a file, a function that draws, and its arguments."
+    from concurrent.futures import ThreadPoolExecutor
+    def one(job):
+        file, draw, args = job
+        draw(*args).save(file, quality=90)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _Bar(len(jobs), title, '') as bar:
+        for _ in pool.map(one, jobs): bar.update(1)
+
+def cartoons() -> Path:
+    """A folder of drawn pictures of two fellows, `train/ valid/ test/`, in each `round/` and `boxy/`.
+
+    JPEG files 130 to 260 pixels wide and high: 200, 60 and 50 of each, with `LESSONDL_SAMPLE=1` 24, 10 and 10.
+    Colours, poses, hats, sizes and grounds say nothing of the class; the outline of the body does. One in ten
+    of the test pictures is odd: far away, upside down, hidden behind a thing of the other shape, between
+    round and boxy, or a blurred negative. Drawn at the first call, the same for everyone: stand-ins for
+    photographs of your own, with which no result is comparable. Lesson `06b_files`."""
+    def draw(folder):
+        from lessondl.drawings import cartoon
+        jobs = []
+        for s, (split, n) in enumerate({'train': counts[0], 'valid': counts[1], 'test': counts[2]}.items()):
+            for boxy, kind in enumerate(('round', 'boxy')):
+                (folder/split/kind).mkdir(parents=True)
+                for i in range(n):
+                    odd = i//10 % 5 if split == 'test' and i % 10 == 7 else None
+                    jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon,
+                                 (boxy, np.random.default_rng([s, boxy, i]), odd)))
+        _save(jobs, 'drawing cartoons')
+    counts = (24, 10, 10) if sample_only() else (200, 60, 50)
+    return _drawn('cartoons-1' + '-sample'*sample_only(), draw)
+
+def satellites() -> Path:
+    """A folder of drawn tiles of a rain forest from above, each with some of 17 labels.
+
+    `train-jpg/train_0.jpg` and so on, `test-jpg/` whose labels nobody tells, and `train_v2.csv` with the
+    columns image_name and tags; 256x256 pixels, 1,500 and 200 tiles, with `LESSONDL_SAMPLE=1` 80 and 20.
+    Names, layout and about the frequencies are those of the Planet set (Kaggle, 2017), and so is what
+    goes with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than
+    there, each on two tiles at least. Drawn at the first call, the same for everyone: a stand-in, with
+    which no result is comparable. Lesson `06b_files`."""
+    def draw(folder):
+        from lessondl.drawings import rare_labels, tile, tile_labels
+        (folder/'train-jpg').mkdir(); (folder/'test-jpg').mkdir()
+        jobs, rows = [], ['image_name,tags']
+        for s, (split, n) in enumerate({'train': counts[0], 'test': counts[1]}.items()):
+            for i in range(n):
+                rng = np.random.default_rng([s, i])
+                rare = (2*rare_labels)[i//5] if i % 5 == 4 and i//5 < 2*len(rare_labels) else None
+                labels = tile_labels(rng, rare)
+                jobs.append((folder/f'{split}-jpg'/f'{split}_{i}.jpg', tile, (labels, rng)))
+                if split == 'train': rows.append(f'train_{i},{" ".join(labels)}')
+        _save(jobs, 'drawing tiles')
+        (folder/'train_v2.csv').write_text('\n'.join(rows) + '\n')
+    counts = (80, 20) if sample_only() else (1500, 200)
+    return _drawn('satellites-1' + '-sample'*sample_only(), draw)

@@ -383,8 +383,9 @@ const operations = {
 }
 
 // The net. `tensors` are weights, constants, inputs and steps in an order in which each comes after its operands:
-//   { name, op, shape, args, in: {role: tensor}, moves, at (its first cell) or map (its cells) and fill, values, data }
+//   { name, op, shape, args, in: {role: tensor}, moves, at (its first cell) or map (its cells) and fill, values, data, left }
 // `data` are numbers that came with the page: of weights, constants and inputs, and of steps that only Python can compute.
+// `left` has a weight that is too large to come with the page, and the steps that need it: then it says how many numbers.
 class Net {
   constructor(payload) {
     this.cells = new Float32Array(payload.cells)
@@ -395,7 +396,7 @@ class Net {
       if (t.map !== undefined) { s.map = new Int32Array(numbersIn(t.map)); s.values = new Float32Array(s.size) }
       else s.values = this.cells.subarray(t.at, t.at + s.size)     // a view of cells that lie side by side needs no copy
       if (t.data !== undefined) { s.data = new Float32Array(numbersIn(t.data)); s.values.set(s.data) }
-      s.computed = !s.moves && s.data === undefined
+      s.computed = !s.moves && s.data === undefined && !s.left
       this.tensors.push(s)
     }
     this.steps = this.tensors.filter(s => !s.moves && !['weight', 'constant', 'input'].includes(s.op))
@@ -434,6 +435,123 @@ class Net {
     if (!entry) return {}
     const found = entry.window(s, indexOf(s.shape, flat))
     return Object.fromEntries(Object.entries(found).filter(([role]) => s.in[role]))
+  }
+}
+
+// -- the spreadsheet: where a number stands in the workbook that `to_spreadsheet` writes, and its formula
+
+const down = 2 ** 15, sheetSize = 2 ** 36       // a place is one number, as in spreadsheet.py: sheet, row, column
+const letters = c => (c >= 26 ? letters(Math.floor(c / 26) - 1) : '') + String.fromCharCode(65 + c % 26)
+
+// a number as a formula writes it
+const written = v => {
+  let text = String(Math.abs(v))
+  if (v !== 0 && (Math.abs(v) < 1e-4 || Math.abs(v) >= 1e15)) {
+    const [digits, power] = Math.abs(v).toExponential().split('e')
+    text = `${digits}E${power[0]}${power.slice(1).padStart(2, '0')}`
+  }
+  return v < 0 ? `(-${text})` : text
+}
+
+// cut lists of places into stretches [first, last] that fill a rectangle of the sheet in each of them
+const rectangles = (...lists) => {
+  const unit = range(1, lists[0].length).map(i => {
+    const d = lists[0][i] - lists[0][i - 1]
+    return (d === 1 || d === down) && lists.every(p => p[i] - p[i - 1] === d) ? d : 0
+  })
+  const out = []
+  let last
+  for (let i = 0; i <= unit.length;) {
+    let j = i
+    while (unit[j] && unit[j] === unit[i]) j++
+    const beside = last && j > i && j - i === last[1] - last[0] && unit[i] === unit[last[0]] && lists.every(p => p[i] - p[last[0]] === down + 1 - unit[i])
+    if (beside) out[out.length - 1][1] = j; else out.push([i, j])
+    last = [i, j]; i = j + 1
+  }
+  return out
+}
+
+// `blocks`: of a tensor, by its number, { sheet, row, col, dims: [[how many, down, across], ...], stem, groups, pieces, two } (the latter
+// say how its ranges are named), `exps` the same of the exps that softmax gets; `rules`: of a step the formula, with marks for cells:
+// {role} one cell, {$role} a fixed one, {*role} all of the window
+class Workbook {
+  constructor(net, { sheets, blocks, exps, rules }) { Object.assign(this, { net, sheets, blocks, exps, rules }) }
+
+  place({ sheet, row, col, dims }, k) {
+    for (let d = dims.length - 1; d >= 0; d--) { const [n, below, across] = dims[d]; row += k % n * below; col += k % n * across; k = Math.floor(k / n) }
+    return sheet * sheetSize + row * down + col
+  }
+
+  // number `k` of a tensor: { place, block, at }, or { place: NaN, value } if it is a constant without a cell
+  spot(o, k) {
+    const cell = this.net.cell(o, k)
+    if (cell < 0) return { place: NaN, value: o.fill }
+    const [owner, at] = this.net.owner(cell), block = this.blocks[owner.number]
+    return { place: this.place(block, at), block, at }
+  }
+
+  ref(spot, here, fixed) {
+    if (Number.isNaN(spot.place)) return written(spot.value)
+    const sheet = Math.floor(spot.place / sheetSize), row = Math.floor(spot.place % sheetSize / down) + 1, column = letters(spot.place % down), lock = fixed ? '$' : ''
+    return `${sheet === here ? '' : `'${this.sheets[sheet]}'!`}${lock}${column}${lock}${row}`
+  }
+
+  range(first, last, here, fixed) {
+    if (first === last || first.place === last.place) return this.ref(first, here, fixed)
+    const { block, at } = first, size = block.groups && sizeOf(block.dims.map(d => d[0])) / block.groups
+    if (size && last.block === block && at % size === 0 && last.at === at + size - 1) {
+      const i = at / size
+      return block.pieces ? `${block.stem}_${Math.floor(i / block.pieces)}${block.two ? `_${i % block.pieces}` : ''}` : block.stem
+    }
+    return `${this.ref(first, here, fixed)}:${this.ref(last, Math.floor(last.place / sheetSize), fixed)}`
+  }
+
+  list(spots, here) { return rectangles(spots.map(s => s.place)).map(([a, b]) => this.range(spots[a], spots[b], here)).join(',') }
+
+  // sums of products, rectangle by rectangle; zeros that were filled in are left out
+  dots(left, right, here) {
+    const kept = range(0, left.length).filter(k => left[k].value !== 0)
+    if (!kept.length) return '0'
+    const x = kept.map(k => left[k]), w = kept.map(k => right[k]), places = [x, w].map(l => l.map(s => s.place)), n = x.length - 1
+    const only = (p, d) => n > 0 && p.every((v, i) => i === 0 || v - p[i - 1] === d)
+    const a = (l, [i, j], fixed) => this.range(l[i], l[j], here, fixed)
+    if (only(places[0], 1) && only(places[1], down)) return `SUMPRODUCT(MMULT(${a(x, [0, n])},${a(w, [0, n], true)}))`
+    if (only(places[0], down) && only(places[1], 1)) return `SUMPRODUCT(MMULT(${a(w, [0, n], true)},${a(x, [0, n])}))`
+    return rectangles(...places).map(c => c[0] === c[1] ? `${a(x, c)}*${a(w, c, true)}` : `SUMPRODUCT(${a(x, c)},${a(w, c, true)})`).join('+')
+  }
+
+  // [the cell, its formula], as ["'model'!B5", '=MAX(0,B3)']; of an input the cell alone
+  cell(s, flat) {
+    const block = this.blocks[s.number]
+    if (!block) return []
+    const here = block.sheet, at = this.ref({ place: this.place(block, flat) }, -1)
+    const text = s.op === 'input' ? undefined : this.formula(s, flat, here)
+    return text === undefined ? [at] : [at, `=${text}`]
+  }
+
+  formula(s, flat, here) {
+    const w = this.net.window(s, flat), spots = role => w[role].map(k => this.spot(s.in[role], k)), one = (role, fixed) => this.ref(spots(role)[0], here, fixed)
+    const scaled = (name, text) => (s.args[name] ?? 1) === 1 ? text : `${written(s.args[name])}*${text}`
+    if (s.op === 'convolution' || s.op === 'linear') return (w.bias ? `${one('bias', true)}+` : '') + this.dots(spots('input'), spots('weight'), here)
+    if (s.op === 'mm' || s.op === 'bmm') return this.dots(spots('input'), spots('mat2'), here)
+    if (s.op === 'addmm') {
+      const dots = this.dots(spots('mat1'), spots('mat2'), here)
+      return `${scaled('beta', one('input'))}+${(s.args.alpha ?? 1) === 1 ? dots : scaled('alpha', `(${dots})`)}`
+    }
+    if (s.op === 'embedding') {
+      const table = s.in.weight, block = this.blocks[table.number], r = one('indices'), j = flat % table.shape[1] + 1
+      const way = block && block.dims.length === 2 ? block.dims.map(d => d.slice(1).join()).join(' ') : ''
+      if (way !== '1,0 0,1' && way !== '0,1 1,0') return undefined      // the table lies here and there
+      const area = this.range(this.spot(table, 0), this.spot(table, table.size - 1), here, true)
+      return way === '1,0 0,1' ? `INDEX(${area},${r}+1,${j})` : `INDEX(${area},${j},${r}+1)`
+    }
+    let rule = this.rules[s.number]
+    if (s.op === 'avg_pool2d') { const by = dividedBy(s, ...indexOf(s.shape, flat).slice(-2)); if (by !== w.input.length) rule = `SUM({*input})/${by}` }
+    return rule?.replace(/\{([$*]?)(\w+)\}/g, (_, kind, role) => {
+      const exp = role === 'exp' && this.exps[s.number], cells = exp ? w.input.map(k => ({ place: this.place(exp, k), block: exp, at: k })) : spots(role)
+      if (kind === '*') return this.list(cells, here)
+      return this.ref(cells.length === 1 ? cells[0] : exp ? { place: this.place(exp, flat) } : this.spot(s.in[role], flat), here, kind === '$')
+    })
   }
 }
 
@@ -620,12 +738,14 @@ const telling = {
   softmax: tellSoftmax, log_softmax: tellSoftmax, ...Object.fromEntries(Object.keys(reductions).map(op => [op, tellReduction])),
 }
 
+const whyNot = s => s.left ? `The ${count(s.left)} weights of this step are too many for a page` : `The page cannot compute “${s.op}”`
+
 // One number of a step: { value, words, python, window }, and what there is to show of it: `parts` (what is multiplied),
 // `sum`, `shift` (the bias), `grid` (numbers of a window), `list`, `lines` (figures as text), `winner` (a position)
 const tell = (net, s, flat) => {
   const index = indexOf(s.shape, flat), told = { value: s.values[flat], index, window: net.window(s, flat) }
   if (s.op === 'input') return { ...told, words: 'A number of the input: nothing computed it.', python: number(s, flat) }
-  if (!s.computed) return { ...told, words: `The page cannot compute “${s.op}”: this number came from Python, and stays as it is when something before it is changed.`, python: number(s, flat) }
+  if (!s.computed) return { ...told, words: `${whyNot(s)}: this number came from Python, and stays as it is when something before it is changed.`, python: number(s, flat) }
   return { ...told, ...(telling[s.op] || tellPointwise)(s, index, told.window) }
 }
 
@@ -648,7 +768,7 @@ const inTime = steps => {
   return out
 }
 
-if (typeof document === 'undefined') { module.exports = { Net, operations, tell, inTime, place, show, indexOf, flatOf }; return }
+if (typeof document === 'undefined') { module.exports = { Net, Workbook, operations, tell, inTime, place, show, indexOf, flatOf }; return }
 
 // ---- 3. the page -----------------------------------------------------------------------------------------------
 
@@ -683,7 +803,7 @@ const picture = shape => {
   return s.length < 2 ? [1, 1, s[0] ?? 1] : [sizeOf(s.slice(0, -2)), ...s.slice(-2)]
 }
 
-const limits = { channels: 512, pixels: 2e6, named: 40, bars: 256, views: 1500, editable: 49, lines: 16 }
+const limits = { channels: 512, pixels: 2e6, named: 40, bars: 256, views: 1500, lines: 16, formula: 1500 }
 
 // One step on the page: a canvas, and where on it each number stands
 class View {
@@ -850,8 +970,9 @@ class View {
 
 class App {
   constructor(root, payload) {
-    Object.assign(this, { root, payload, net: new Net(payload), views: new Map(), pinned: false, timer: null })
+    Object.assign(this, { root, payload, net: new Net(payload), views: new Map(), refreshers: [], pinned: false, timer: null })
     const { net } = this
+    if (payload.workbook?.sheets) this.workbook = new Workbook(net, payload.workbook)
     root.dataset.lmSuppressShortcuts = 'true'      // in JupyterLab, keys pressed in here are ours
     this.main = net.inputs.find(s => s.shape.length === 4 && s.shape[0] === 1)
     this.build()
@@ -904,31 +1025,38 @@ class App {
     else if (view.tooLarge) { section.append(el('p', { className: 'message' }, `${count(s.size)} numbers are too many to draw. They are computed, and what follows goes on from them.`)); view.canvas.hidden = true }
     section.append(view.canvas, view.note)
     if (view.C < view.all && !view.tooLarge) section.append(el('p', { className: 'message' }, `Drawn are the first ${count(view.C)} of ${count(view.all)} channels.`))
-    if (!s.computed && s.op !== 'input') section.append(el('p', { className: 'message' }, `The page cannot compute “${s.op}”: these numbers come from Python, and stay as they are.`))
-    if (s.op === 'convolution' && s.in.weight.op === 'weight' && sizeOf(s.in.weight.shape.slice(2)) <= limits.editable) {
-      const place = el('div', { className: 'editor', hidden: true })
-      const button = el('button', { type: 'button', 'aria-expanded': 'false', onclick: () => {
-        if (!place.firstChild) this.editor(s, place)
-        place.hidden = !place.hidden; button.setAttribute('aria-expanded', String(!place.hidden)); this.measure()
-      } }, 'Change kernels')
-      head.append(button); section.append(place)
-    }
+    if (!s.computed && s.op !== 'input') section.append(el('p', { className: 'message' }, `${whyNot(s)}: these numbers come from Python, and stay as they are.`))
+    this.editable(s, head, section)
     return section
+  }
+
+  // to a convolution belong a button and, below the pictures, what it opens
+  editable(s, head, section) {
+    if (s.op !== 'convolution' || s.left) return
+    const place = el('div', { className: 'editor', hidden: true })
+    const button = el('button', { type: 'button', 'aria-expanded': 'false', onclick: () => {
+      if (!place.firstChild) this.editor(s, place)
+      place.hidden = !place.hidden; button.setAttribute('aria-expanded', String(!place.hidden)); this.measure()
+    } }, 'Change kernels')
+    head.append(button); section.append(place)
   }
 
   // a row for each operation, a column for each step in time
   sequence(rows) {
     const table = el('table', {}, el('caption', {}, `${rows[0].length} steps in time, from left to right; each column goes on from the one before`))
     table.append(el('tr', {}, el('th', { scope: 'col' }, 'time'), ...rows[0].map((_, t) => el('th', { scope: 'col' }, String(t)))))
+    const section = el('section', { className: 'step sequence' }, el('div', { className: 'scroll', onscroll: () => this.chosen && this.mark() }, table))
     for (const row of rows) {
-      table.append(el('tr', {}, el('th', { scope: 'row' }, this.label(row[0]).replace(/_\d+$/, ''), el('small', {}, titles[row[0].op] || row[0].op)), ...row.map(s => {
+      const head = el('th', { scope: 'row' }, this.label(row[0]).replace(/_\d+$/, ''), el('small', {}, titles[row[0].op] || row[0].op))
+      this.editable(row[0], head, section)      // its kernels are those of all steps in time
+      table.append(el('tr', {}, head, ...row.map(s => {
         const view = new View(this, s, { small: true })
         this.views.set(s, view)
         view.note = el('p', { className: 'message', hidden: true })
         return el('td', {}, view.canvas, view.note)
       })))
     }
-    return el('section', { className: 'step sequence' }, el('div', { className: 'scroll', onscroll: () => this.chosen && this.mark() }, table))
+    return section
   }
 
   complain(view, text) { if (view.note.textContent !== text) { view.note.textContent = text; view.note.hidden = !text } }
@@ -1016,30 +1144,39 @@ class App {
 
   // ---- kernels to change
   editor(s, box) {
-    const weight = s.in.weight, bias = s.in.bias?.op === 'weight' ? s.in.bias : undefined, [F, D] = weight.shape, [rows, columns] = [three(weight.shape.slice(2), 1)[1], three(weight.shape.slice(2), 1)[2]]
-    const n = sizeOf(weight.shape.slice(2)), span = Math.max(1, ...weight.data.map(Math.abs)) * 2
+    const weight = s.in.weight, bias = s.in.bias?.op === 'weight' ? s.in.bias : undefined, [F, D] = weight.shape, [planes, rows, columns] = three(weight.shape.slice(2), 1)
+    const n = planes * rows * columns, { net } = this
+    // the numbers of the kernels stand in a weight or a constant; `weight` may show them turned or cut
+    const spots = range(0, weight.size).map(k => net.cell(weight, k)).map(cell => cell < 0 ? [] : net.owner(cell))
+    if (spots.some(([owner]) => !owner || !['weight', 'constant'].includes(owner.op)))
+      return box.append(el('p', { className: 'message' }, 'The net computes these kernels from other numbers: there is nothing to change here.'))
+    const owners = new Set(spots.map(([owner]) => owner)), span = Math.max(1, ...[...owners].map(o => o.data.reduce((most, v) => Math.abs(v) > most ? Math.abs(v) : most, 0))) * 2
     let f = 0, c = 0, focus = Math.floor(n / 2)
-    const at = () => (f * D + c) * n
-    const change = set => { set(); refresh(); this.update(new Set(bias ? [weight, bias] : [weight])) }
+    const spot = k => spots[(f * D + c) * n + k]
+    const get = k => { const [owner, at] = spot(k); return owner.values[at] }
+    const set = (k, v) => { const [owner, at] = spot(k); owner.values[at] = v }
+    const change = todo => { todo(); for (const refresh of this.refreshers) refresh(); this.update(new Set(bias ? [...owners, bias] : owners)) }
     const choice = (label, size, set) => el('label', {}, `${label} `, el('select', { onchange: e => { set(Number(e.target.value)); refresh() } }, ...range(0, size).map(i => el('option', { value: i }, String(i)))))
-    const inputs = range(0, n).map(k => el('input', { type: 'number', step: 'any', 'aria-label': `row ${Math.floor(k / columns)}, column ${k % columns}`,
-      onfocus: () => { focus = k; refresh() }, oninput: e => { const v = e.target.valueAsNumber; if (Number.isFinite(v)) change(() => { weight.values[at() + k] = v }) } }))
-    const slider = el('input', { type: 'range', min: -span, max: span, step: span / 100, 'aria-label': 'the number that is chosen', oninput: e => change(() => { weight.values[at() + focus] = e.target.valueAsNumber }) })
+    const name = k => [planes > 1 && `plane ${Math.floor(k / columns / rows)}`, `row ${Math.floor(k / columns) % rows}`, `column ${k % columns}`].filter(Boolean).join(', ')
+    const inputs = range(0, n).map(k => el('input', { type: 'number', step: 'any', 'aria-label': name(k),
+      onfocus: () => { focus = k; refresh() }, oninput: e => { const v = e.target.valueAsNumber; if (Number.isFinite(v)) change(() => set(k, v)) } }))
+    const slider = el('input', { type: 'range', min: -span, max: span, step: span / 100, 'aria-label': 'the number that is chosen', oninput: e => change(() => set(focus, e.target.valueAsNumber)) })
     const shift = bias && el('input', { type: 'number', step: 'any', oninput: e => { const v = e.target.valueAsNumber; if (Number.isFinite(v)) change(() => { bias.values[f] = v }) } })
-    const named = this.payload.kernels && rows === 3 && columns === 3 && n === 9 && el('label', {}, 'named ', el('select', { onchange: e => { const k = this.payload.kernels[e.target.value]; if (k) change(() => weight.values.set(k, at())) } },
+    const named = this.payload.kernels && n === 9 && rows === 3 && el('label', {}, 'named ', el('select', { onchange: e => { this.payload.kernels[e.target.value]?.forEach((v, k) => set(k, v)); change(() => {}) } },
       el('option', { value: '' }, 'choose …'), ...Object.keys(this.payload.kernels).map(name => el('option', { value: name }, name))))
-    const write = (input, v) => { if (document.activeElement !== input || input.valueAsNumber !== v) if (document.activeElement !== input || input.type === 'range' || Math.abs(input.valueAsNumber - v) > 1e-6) input.value = String(Number(v.toFixed(4))) }
+    // what is being typed stays as it is typed
+    const write = (input, v) => { if (document.activeElement !== input || Math.abs(input.valueAsNumber - v) > 1e-6) input.value = String(Number(v.toFixed(4))) }
     const refresh = () => {
-      inputs.forEach((input, k) => { const v = weight.values[at() + k]; write(input, v); const share = Math.max(-1, Math.min(1, v / span * 2)); input.style.background = css(mix(this.theme, share * 0.6)); input.classList.toggle('chosen', k === focus) })
-      slider.value = String(weight.values[at() + focus])
+      inputs.forEach((input, k) => { const v = get(k); write(input, v); const share = Math.max(-1, Math.min(1, v / span * 2)); input.style.background = css(mix(this.theme, share * 0.6)); input.classList.toggle('chosen', k === focus) })
+      slider.value = String(get(focus))
       if (shift) write(shift, bias.values[f])
     }
-    const grid = el('div', { className: 'kernel' }, ...inputs)
-    grid.style.gridTemplateColumns = `repeat(${columns}, 4.2em)`
-    const reset = el('button', { type: 'button', onclick: () => change(() => { weight.values.set(weight.data); if (bias) bias.values.set(bias.data); if (named) named.querySelector('select').value = '' }) }, 'As it was')
-    box.append(el('div', { className: 'row' }, choice('kernel', F, v => { f = v }), D > 1 ? choice('channel', D, v => { c = v }) : '', named || ''), grid,
+    const grid = el('div', { className: n > 49 ? 'kernel large' : 'kernel' }, ...inputs)
+    grid.style.gridTemplateColumns = `repeat(${columns}, ${n > 49 ? 3.2 : 4.2}em)`
+    const reset = el('button', { type: 'button', onclick: () => change(() => { for (const o of bias ? [...owners, bias] : owners) o.values.set(o.data); if (named) named.querySelector('select').value = '' }) }, 'As it was')
+    box.append(el('div', { className: 'row' }, choice('kernel', F, v => { f = v }), D > 1 ? choice('channel', D, v => { c = v }) : '', named || ''), el('div', { className: 'scroll' }, grid),
       el('div', { className: 'row' }, slider, shift ? el('label', {}, 'bias ', shift) : '', reset))
-    this.refreshers = [...(this.refreshers || []), refresh]
+    this.refreshers.push(refresh)
     refresh()
   }
 
@@ -1082,7 +1219,7 @@ class App {
     this.theme = themes[this.root.dataset.theme]
     for (const v of this.views.values()) v.dirty = true
     if (this.paintPad) this.paintPad()
-    for (const refresh of this.refreshers || []) refresh()
+    for (const refresh of this.refreshers) refresh()
     this.draw()
     this.tellAnswer()
     if (this.chosen) this.choose(this.chosen.s, this.chosen.flat, true)
@@ -1175,8 +1312,9 @@ class App {
     for (const text of told.lines || []) out.push(el('p', { className: 'figures' }, text))
     if (!told.parts && s.op !== 'input') out.push(el('p', { className: 'figures total' }, `= ${show(told.value)}`))
     out.push(el('div', { className: 'code' }, el('span', {}, 'Python, with t = trace(model, x)'), el('code', {}, told.python)))
-    const formula = this.payload.formulas?.[s.name]?.[flat]
-    if (formula) out.push(el('div', { className: 'code' }, el('span', {}, 'the cell of the spreadsheet (to_spreadsheet)'), el('code', {}, formula)))
+    const [cell, formula = ''] = this.workbook ? this.workbook.cell(s, flat) : []
+    if (cell) out.push(el('div', { className: 'code' }, el('span', {}, 'the cell of the spreadsheet (to_spreadsheet)'), el('code', {}, `${cell} ${formula.length > limits.formula ? `${formula.slice(0, limits.formula)} …` : formula}`)))
+    else if (this.payload.workbook?.none) out.push(el('div', { className: 'code' }, el('span', {}, `no spreadsheet: ${this.payload.workbook.none}`)))
     if (s.line) out.push(el('div', { className: 'code' }, el('span', {}, 'the line of the model'), el('code', {}, s.line)))
     this.inside.replaceChildren(...out.filter(Boolean))
     this.panel.dataset.step = s.name; this.panel.dataset.flat = flat; this.panel.dataset.value = told.value
