@@ -93,7 +93,6 @@ BEYOND = {
                       'fit(4e-3, 4, cycle_len=1, cycle_mult=2, wd=1e-4); fit(6e-3, 1, cycle_len=45, wd=4e-5)',
                       (80, 1.2524)),
     'Shakespeare, 1 epoch': (shakespeare, wide, 'fit_one_cycle(1, 4e-3)'),
-    'Shakespeare, 5 epochs': (shakespeare, wide, 'fit_one_cycle(5, 4e-3)'),
 }
 ALL = {**RUNGS, **BEYOND}
 
@@ -241,8 +240,8 @@ def own_and_theirs(name: str, cell, layer, bs: int, bptt: int, pairs: int, times
     return dict(name=name, streams=bs, bptt=bptt) | out
 
 def writing(n: int = 500) -> dict:
-    """Characters per second of `generate` by the LSTM of two layers, and of reading everything anew each time;
-    in one thread, seconds of the processor, so that other programs do not count"""
+    """Characters per second of `generate` by the LSTM of two layers, and of reading everything anew each
+    time; in one thread, seconds of the processor, so that other programs do not count"""
     torch.set_num_threads(1)
     data = streams()
     torch.manual_seed(0)
