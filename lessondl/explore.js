@@ -393,7 +393,7 @@ class Net {
     for (const t of payload.tensors) {
       const s = { args: {}, ...t, number: this.tensors.length, size: sizeOf(t.shape), in: {} }
       for (const [role, number] of Object.entries(t.operands || {})) s.in[role] = this.tensors[number]
-      if (t.map !== undefined) { s.map = new Int32Array(numbersIn(t.map)); s.values = new Float32Array(s.size) }
+      if (t.map !== undefined) { s.map = new Int32Array(numbersIn(t.map)); s.fill = t.fill && new Float32Array(numbersIn(t.fill)); s.values = new Float32Array(s.size) }
       else s.values = this.cells.subarray(t.at, t.at + s.size)     // a view of cells that lie side by side needs no copy
       if (t.data !== undefined) { s.data = new Float32Array(numbersIn(t.data)); s.values.set(s.data) }
       s.computed = !s.moves && s.data === undefined && !s.left
@@ -413,7 +413,7 @@ class Net {
       const operands = Object.values(s.in)
       if (changed && !operands.some(o => dirty.has(o))) continue
       if (changed) dirty.add(s)
-      if (s.map) { for (let k = 0; k < s.size; k++) s.values[k] = s.map[k] < 0 ? s.fill : this.cells[s.map[k]] }
+      if (s.map) { for (let k = 0, n = 0; k < s.size; k++) s.values[k] = s.map[k] < 0 ? s.fill[n++ % s.fill.length] : this.cells[s.map[k]] }
       else if (s.computed) operations[s.op].forward(s, s.values)
     }
     return dirty
@@ -485,7 +485,7 @@ class Workbook {
   // number `k` of a tensor: { place, block, at }, or { place: NaN, value } if it is a constant without a cell
   spot(o, k) {
     const cell = this.net.cell(o, k)
-    if (cell < 0) return { place: NaN, value: o.fill }
+    if (cell < 0) return { place: NaN, value: Number(o.values[k].toPrecision(7)) }
     const [owner, at] = this.net.owner(cell), block = this.blocks[owner.number]
     return { place: this.place(block, at), block, at }
   }

@@ -50,7 +50,7 @@ def _plain(v):
     plain = v is None or isinstance(v, (bool, int, str)) or isinstance(v, float) and math.isfinite(v)
     return v if plain else str(v)
 
-# %% ../nbs/05_explore.ipynb #c5a6367b
+# %% ../nbs/05_explore.ipynb #6ae4dd63
 def payload(t: Trace,
             left: Sequence[Step] = (),     # weights that stay behind
             ) -> dict:
@@ -75,7 +75,8 @@ def payload(t: Trace,
         elif cells[0] >= 0 and (cells.diff() == 1).all(): d['at'] = int(cells[0])
         else:
             d['map'] = _base64(cells, '<i4')
-            if (cells < 0).any(): d['fill'] = float(s.value.flatten()[cells < 0][0])
+            if len(fill := s.value.flatten()[cells < 0].float()):      # of equal ones the first is enough
+                d['fill'] = _base64(fill[:1] if (fill == fill[0]).all() else fill, '<f4')
         if s not in left and not s.moves and (d.get('left') or s.op not in recomputed):
             d['data'] = _base64(s.value.float(), '<f4')
         out.append({k: v for k, v in d.items() if v is not False and v not in ('', {})})

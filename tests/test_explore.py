@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import nn
 
 from lessondl import cnn, schedules
 from lessondl.explore import (
+    _workbook,
     augmentation_explorer,
     explore,
     explore_html,
@@ -31,6 +33,7 @@ from lessondl.explore import (
     schedule_rates,
     softmax_explorer,
 )
+from lessondl.spreadsheet import read_cells, to_spreadsheet
 from lessondl.trace import operations, trace
 
 root = Path(__file__).resolve().parent.parent
@@ -243,6 +246,19 @@ def test_steps_in_time_are_found(traced):
 
 
 @needs_node
+def test_numbers_that_are_filled_in():
+    class Filled(nn.Module):
+        def forward(self, x):
+            y = torch.cat([torch.zeros(2, 1), x, torch.ones(2, 2)], 1)
+            z = F.pad(x, (1, 0), value=-float('inf'))
+            return y*2, z.softmax(1), F.pad(F.pad(x, (1, 1), value=.5), (1, 1), value=-.25) + 1
+    t = trace(Filled(), torch.tensor([[1., 2, 3], [4, 5, 6]]))
+    explore(Filled(), torch.ones(2, 3))
+    outputs = run('go: (p, { Net }) => new Net(p).outputs.map(s => s.values)', payload(t))
+    assert all(close(given, o.value) for given, o in zip(outputs, t.outputs))
+
+
+@needs_node
 def test_not_a_number_goes_through_as_in_pytorch():
     x = torch.tensor([[float('nan'), 1., -float('inf'), 2.]])
     t = trace(nn.Sequential(nn.Hardtanh(), nn.ReLU()), x)
@@ -325,16 +341,75 @@ def test_size_and_time_of_a_large_net():
     assert 5e6 < len(page) < 16e6
 
 
-def test_formulas_are_those_of_the_workbook():
-    net, x = small()
-    formulas = json.loads(Parts(explore(net, x).html).scripts[0])['formulas']
-    assert len(formulas['0']) == 8 and all(re.match(r"'model'!\$?[A-Z]+\$?\d+ =", f) for f in formulas['0'])
+everything = '''go: (p, { Net, Workbook }) => { const net = new Net(p), book = new Workbook(net, p.workbook)
+    const all = s => Array.from({ length: s.size }, (_, k) => book.cell(s, k))
+    return Object.fromEntries([...net.inputs, ...net.steps].map(s => [s.name, all(s)])) }'''
+
+
+class Attention(nn.Module):
+    "Products of two computed tensors, a sum with factors, numbers that are filled in, a table used twice"
+    def __init__(self):
+        super().__init__()
+        self.table, self.shift = nn.Embedding(5, 4), nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, i):
+        x = self.table(i)
+        a = (x @ x.transpose(-1, -2)/2).softmax(-1) @ x
+        b = torch.addmm(self.shift, a[0], x[0].T @ x[0], beta=.5, alpha=-2)
+        return F.pad(b, (1, 1), value=-.1).relu() @ F.pad(self.table.weight, (0, 0, 1, 0)).abs()
+
+
+@needs_node
+@pytest.mark.parametrize('name', 'digits ConvBnNet2 LSTM pointwise pools convolutions attention'.split())
+def test_cells_and_formulas_are_those_of_the_workbook(name, tmp_path):
+    torch.manual_seed(0)
+    model, x = Attention(), torch.tensor([[0, 4, 2]])
+    if name == 'digits':       # half as large as the one of the lesson
+        layers = nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 3), nn.Flatten()
+        model, x = nn.Sequential(*layers, nn.Linear(75, 4), nn.LogSoftmax(-1)), torch.randn(1, 1, 14, 14)
+    elif name == 'ConvBnNet2': model, x = cnn.ConvBnNet2([3, 4], 10), torch.randn(1, 3, 8, 8)
+    elif name != 'attention': model, x = next((m, x) for n, m, x in models() if n == name)
+    t = trace(model.eval(), x)
+    given = run(everything, payload(t) | dict(workbook=_workbook(model, (x,), t)))
+    path = to_spreadsheet(model, x, path=tmp_path/'net.xlsx')
+    cells, book = read_cells(path), openpyxl.load_workbook(path)
+    for s in t.steps:
+        if s.moves: continue
+        for k, at in enumerate(cells[s.name].ravel().tolist()):
+            sheet, cell = at.rsplit('!', 1)
+            expected = [at] if s.op == 'input' else [at, book[sheet.strip("'")][cell].value]
+            assert given[s.name][k] == expected, (s, k)
+
+
+def test_where_there_is_no_workbook_the_page_says_why():
+    def why(net, x): return json.loads(Parts(explore(net.eval(), x).html).scripts[0])['workbook']['none']
+    nan = nn.Linear(2, 2)
+    with torch.no_grad(): nan.weight[0, 0] = float('nan')
+    assert 'holds nan' in why(nan, torch.ones(1, 2))
+    assert 'more than max_cells=1,000,000' in why(nn.Linear(1100, 1000), torch.ones(1, 1100))
+
+
+def test_the_largest_weights_stay_behind(monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(1, 4)
+    net = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)).eval()
+    monkeypatch.setattr('lessondl.explore.most_numbers', 800)
+    p = json.loads(Parts(explore(net, x).html).scripts[0])
+    assert {s['name']: s['left'] for s in p['tensors'] if s.get('left')} == {'2.weight': 1200, '2': 1200}
+    if not node: return
+    got = run('''go: (p, { Net, tell }) => { const net = new Net(p), [first, , left, tanh, out] = net.steps
+        const before = out.values.slice(), told = tell(net, left, 3)
+        net.inputs[0].values.fill(0); net.run(new Set([net.inputs[0]]))
+        return { before, told, first: first.values, after: out.values } }''', p)
+    assert close(got['before'], net(x)) and close(got['after'], net(x)) and close(got['first'], net[0].bias)
+    assert 'The 1,200 weights of this step are too many for a page' in got['told']['words']
+    assert got['told']['window']['input'] == list(range(30))
 
 
 @pytest.mark.parametrize('wrong, text', [
     (lambda net, x: explore(net, x, classes=['one']), 'classes must be 8 texts'),
     (lambda net, x: explore(net, x, names={'nowhere': 'x'}), "no step 'nowhere'"),
-    (lambda net, x: explore(nn.Linear(4000, 4000), torch.ones(1, 4000)), 'too large for a page'),
+    (lambda net, x: explore(nn.Linear(5500, 5500), torch.ones(1, 5500)), 'too large for a page'),
     (lambda net, x: explore(nn.BatchNorm2d(1), torch.ones(1, 1, 2, 2)), 'eval()'),
     (lambda net, x: explore(net, torch.ones(1, 5)), 'does not run')])
 def test_errors_say_what_to_do(wrong, text):
