@@ -528,7 +528,7 @@ def tiny_shakespeare() -> str:
     "Tiny Shakespeare (Karpathy), 1,115,394 characters; else a stand-in that says so. Lesson `00_setup`."
     return _text('tinyshakespeare', 'Tiny Shakespeare')
 
-# %% ../nbs/06b_files.ipynb #5773ed52
+# %% ../nbs/06b_files.ipynb #e20c2f90
 def _drawn(name: str, draw) -> Path:
     "The folder `name` in `write_root()`; `draw(folder)` fills it, once, whole or not at all."
     home = write_root(); folder = home/name
@@ -539,58 +539,58 @@ def _drawn(name: str, draw) -> Path:
         finally: shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-def _save(jobs: list, title: str):
+def _save_all(jobs: list, title: str):
     "Draw and save: each job is a file, a function that draws, and its arguments."
     from concurrent.futures import ThreadPoolExecutor
-    def one(job):
-        file, draw, args = job
-        draw(*args).save(file, quality=90)
+    def save(job): job[1](*job[2]).save(job[0], quality=90)
     with ThreadPoolExecutor(os.cpu_count()) as pool, _Bar(len(jobs), title, '') as bar:
-        for _ in pool.map(one, jobs): bar.update(1)
+        for _ in pool.map(save, jobs): bar.update(1)
 
+# %% ../nbs/06b_files.ipynb #6564c77f
 def cartoons() -> Path:
-    """A folder of drawn pictures of two fellows, `train/ valid/ test/`, in each `round/` and `boxy/`.
+    """A folder of drawn pictures of two fellows: `train/ valid/ test/`, in each `round/` and `boxy/`.
 
     JPEG files 130 to 260 pixels wide and high: 200, 60 and 50 of each, with `LESSONDL_SAMPLE=1` 24, 10 and 10.
     Colours, poses, hats, sizes and grounds say nothing of the class; the outline of the body does. One in ten
     of the test pictures is odd: far away, upside down, hidden behind a thing of the other shape, between
-    round and boxy, or a blurred negative. Drawn at the first call, the same for everyone: stand-ins for
-    photographs of your own, with which no result is comparable. Lesson `06b_files`."""
+    round and boxy, or a blurred negative. Drawn at the first call, the same for everyone: a stand-in for
+    photographs of your own, and no result on it says anything of another set. Lesson `06b_files`."""
+    counts = (24, 10, 10) if sample_only() else (200, 60, 50)
     def draw(folder):
         from lessondl.drawings import cartoon
         jobs = []
-        for s, (split, n) in enumerate({'train': counts[0], 'valid': counts[1], 'test': counts[2]}.items()):
+        for s, split in enumerate(('train', 'valid', 'test')):
             for boxy, kind in enumerate(('round', 'boxy')):
                 (folder/split/kind).mkdir(parents=True)
-                for i in range(n):
+                for i in range(counts[s]):
                     odd = i//10 % 5 if split == 'test' and i % 10 == 7 else None
-                    jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon,
-                                 (boxy, np.random.default_rng([s, boxy, i]), odd)))
-        _save(jobs, 'drawing cartoons')
-    counts = (24, 10, 10) if sample_only() else (200, 60, 50)
-    return _drawn('cartoons-1' + '-sample'*sample_only(), draw)
+                    rng = np.random.default_rng([s, boxy, i])
+                    jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon, (boxy, rng, odd)))
+        _save_all(jobs, 'drawing cartoons')
+    return _drawn('cartoons-2' + '-sample'*sample_only(), draw)
 
+# %% ../nbs/06b_files.ipynb #55227c39
 def satellites() -> Path:
     """A folder of drawn tiles of a rain forest from above, each with some of 17 labels.
 
-    `train-jpg/train_0.jpg` and so on, `test-jpg/` whose labels nobody tells, and `train_v2.csv` with the
+    `train-jpg/train_0.jpg` and so on, `test-jpg/`, whose labels nobody tells, and `train_v2.csv` with the
     columns image_name and tags; 256x256 pixels, 1,500 and 200 tiles, with `LESSONDL_SAMPLE=1` 80 and 20.
-    Names, layout and about the frequencies are those of the Planet set (Kaggle, 2017), and so is what
-    goes with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than
-    there, each on two tiles at least. Drawn at the first call, the same for everyone: a stand-in, with
-    which no result is comparable. Lesson `06b_files`."""
+    Names, layout and roughly the frequencies are those of the Planet set (Kaggle, 2017), and so is what goes
+    with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than there, each on
+    two tiles at least. Many labels share their colours: road and river, plots, pits and bare ground differ
+    in shape. Drawn at the first call, the same for everyone: a stand-in, and no result on it says
+    anything of the real set. Lesson `06b_files`."""
+    counts = (80, 20) if sample_only() else (1500, 200)
     def draw(folder):
         from lessondl.drawings import rare_labels, tile, tile_labels
-        (folder/'train-jpg').mkdir(); (folder/'test-jpg').mkdir()
-        jobs, rows = [], ['image_name,tags']
-        for s, (split, n) in enumerate({'train': counts[0], 'test': counts[1]}.items()):
-            for i in range(n):
+        jobs, rows, sure = [], ['image_name,tags'], 2*rare_labels
+        for s, split in enumerate(('train', 'test')):
+            (folder/f'{split}-jpg').mkdir()
+            for i in range(counts[s]):
                 rng = np.random.default_rng([s, i])
-                rare = (2*rare_labels)[i//5] if i % 5 == 4 and i//5 < 2*len(rare_labels) else None
-                labels = tile_labels(rng, rare)
+                labels = tile_labels(rng, sure[i//5] if i % 5 == 4 and i//5 < len(sure) else None)
                 jobs.append((folder/f'{split}-jpg'/f'{split}_{i}.jpg', tile, (labels, rng)))
                 if split == 'train': rows.append(f'train_{i},{" ".join(labels)}')
-        _save(jobs, 'drawing tiles')
+        _save_all(jobs, 'drawing tiles')
         (folder/'train_v2.csv').write_text('\n'.join(rows) + '\n')
-    counts = (80, 20) if sample_only() else (1500, 200)
-    return _drawn('satellites-1' + '-sample'*sample_only(), draw)
+    return _drawn('satellites-2' + '-sample'*sample_only(), draw)
