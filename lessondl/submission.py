@@ -27,13 +27,14 @@ def picture_id(name: str | Path) -> str:
     path = Path(name)
     return path.stem if path.suffix.lower() in picture_types else path.name
 
-# %% ../nbs/14_kaggle.ipynb #1eb54677
+# %% ../nbs/14_kaggle.ipynb #6fc67732
 # the wide signs too: some programs read them alike
 FORMULA = re.compile(r'(^|[;,\t\r\n])(\s*)(?=[=+\-@＝＋－＠])')
 
 def plain_text(text: str, what: str = 'a name', formulas: str = 'refuse') -> str:
     """`text`, if no spreadsheet will take it, or a part of it, for a formula; else by `formulas` a
-    `ValueError` ('refuse'), an apostrophe before the sign ('prefix') or the text itself ('keep'). Lesson 14."""
+    `ValueError` ('refuse'), an apostrophe before the sign ('prefix') or the text itself ('keep').
+    Lesson 14."""
     if formulas not in ('refuse', 'prefix', 'keep'):
         raise ValueError(f"formulas is 'refuse', 'prefix' or 'keep', not {formulas!r}")
     number = re.fullmatch(r'[+-]?\d+(\.\d+)?', text)
