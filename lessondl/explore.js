@@ -775,8 +775,8 @@ if (typeof document === 'undefined') { module.exports = { Net, Workbook, operati
 // Two colours that the colour-blind can tell apart, those of the lessons' figures: red above 0, blue below, the paper's own
 // colour at 0, and grey for what is no number.
 const themes = {
-  light: { paper: [255, 255, 255], above: [178, 24, 43], below: [33, 102, 172], none: [150, 150, 150], ink: [28, 30, 33], text: '#1c1e21', soft: '#6b7076', strong: '#ffffff' },
-  dark: { paper: [24, 26, 30], above: [255, 120, 96], below: [92, 170, 255], none: [120, 120, 120], ink: [232, 234, 237], text: '#e8eaed', soft: '#9aa0a6', strong: '#101214' },
+  light: { paper: [255, 255, 255], above: [178, 24, 43], below: [33, 102, 172], none: [150, 150, 150], ink: [28, 30, 33], text: '#1c1e21', soft: '#6b7076' },
+  dark: { paper: [24, 26, 30], above: [255, 120, 96], below: [92, 170, 255], none: [120, 120, 120], ink: [232, 234, 237], text: '#e8eaed', soft: '#9aa0a6' },
 }
 const mix = (theme, share) => {
   if (Number.isNaN(share)) return theme.none
@@ -784,6 +784,12 @@ const mix = (theme, share) => {
   return theme.paper.map((v, i) => v + (to[i] - v) * t)
 }
 const css = colour => `rgb(${colour.map(Math.round).join(' ')})`
+// the theme's own text colour or its opposite, whichever can be read better on a colour
+const luminance = colour => { const [r, g, b] = colour.map(v => (v / 255) ** 2.2); return 0.21 * r + 0.72 * g + 0.07 * b }
+const readable = (theme, colour) => {
+  const from = text => { const [a, b] = [luminance(text), luminance(colour)]; return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) }
+  return from(theme.ink) >= from(theme.paper) ? theme.ink : theme.paper
+}
 
 // an element; text goes in as text, never as markup
 const el = (tag, props = {}, ...children) => {
@@ -1043,9 +1049,9 @@ class App {
 
   // a row for each operation, a column for each step in time
   sequence(rows) {
-    const table = el('table', {}, el('caption', {}, `${rows[0].length} steps in time, from left to right; each column goes on from the one before`))
+    const about = `${rows[0].length} steps in time, from left to right; each column goes on from the one before`, table = el('table', { 'aria-label': about })
     table.append(el('tr', {}, el('th', { scope: 'col' }, 'time'), ...rows[0].map((_, t) => el('th', { scope: 'col' }, String(t)))))
-    const section = el('section', { className: 'step sequence' }, el('div', { className: 'scroll', onscroll: () => this.chosen && this.mark() }, table))
+    const section = el('section', { className: 'step sequence' }, el('p', { className: 'when' }, about), el('div', { className: 'scroll', onscroll: () => this.chosen && this.mark() }, table))
     for (const row of rows) {
       const head = el('th', { scope: 'row' }, this.label(row[0]).replace(/_\d+$/, ''), el('small', {}, titles[row[0].op] || row[0].op))
       this.editable(row[0], head, section)      // its kernels are those of all steps in time
@@ -1172,7 +1178,7 @@ class App {
       if (shift) write(shift, bias.values[f])
     }
     const grid = el('div', { className: n > 49 ? 'kernel large' : 'kernel' }, ...inputs)
-    grid.style.gridTemplateColumns = `repeat(${columns}, ${n > 49 ? 3.2 : 4.2}em)`
+    grid.style.gridTemplateColumns = `repeat(${columns}, ${n > 49 ? 3.4 : 4.6}em)`
     const reset = el('button', { type: 'button', onclick: () => change(() => { for (const o of bias ? [...owners, bias] : owners) o.values.set(o.data); if (named) named.querySelector('select').value = '' }) }, 'As it was')
     box.append(el('div', { className: 'row' }, choice('kernel', F, v => { f = v }), D > 1 ? choice('channel', D, v => { c = v }) : '', named || ''), el('div', { className: 'scroll' }, grid),
       el('div', { className: 'row' }, slider, shift ? el('label', {}, 'bias ', shift) : '', reset))
@@ -1294,8 +1300,8 @@ class App {
     for (let r = 0; r < values.length; r += columns) {
       table.append(el('tr', {}, ...values.slice(r, r + columns).map((v, i) => {
         const share = v / scale, cell = el('td', { className: r + i === winner ? 'winner' : '' }, wide ? brief(v) : show(v))
-        cell.style.background = css(mix(theme, Number.isFinite(share) ? share : NaN))
-        cell.style.color = Math.abs(share) > 0.55 ? theme.strong : theme.text
+        const colour = mix(theme, Number.isFinite(share) ? share : NaN)
+        cell.style.background = css(colour); cell.style.color = css(readable(theme, colour))
         return cell
       })))
     }

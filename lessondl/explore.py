@@ -377,7 +377,7 @@ def schedule_figure(kind: str = 'restarts', lr: float = 1e-2, epochs: int = 3, c
     ax.set_title(f'{kind}: {len(rates)//batches} epochs, {len(rates)} batches', fontsize=9)
     return fig
 
-# %% ../nbs/05_explore.ipynb #5f2b48e1
+# %% ../nbs/05_explore.ipynb #edca6180
 def augmentation_figure(data,             # an `ImageData` of lesson 06
                         picture: int = 0, # number of the picture among those for validation
                         seed: int = 0,    # where the draws come from
@@ -390,22 +390,20 @@ def augmentation_figure(data,             # an `ImageData` of lesson 06
     if unknown := set(changes) - known:
         raise ValueError(f'no step of the augmentation takes {sorted(unknown)[0]!r}; there are '
                          f'{", ".join(sorted(known)) or "no arguments"}')
-    pictures = data.valid.x
-    if not 0 <= picture < len(pictures):
-        raise ValueError(f'picture must be from 0 to {len(pictures) - 1}, but it is {picture}')
-    original = torch.from_numpy(np.array(pictures[picture])).permute(2, 0, 1)
+    if not 0 <= picture < (there := len(data.valid.x)):
+        raise ValueError(f'picture must be from 0 to {there - 1}, but it is {picture}')
+    original = torch.from_numpy(data.valid.picture(picture)).permute(2, 0, 1)
     x, g = original.expand(n, *original.shape).contiguous(), torch.Generator().manual_seed(seed)
     for f, kwargs in steps: x = f(x, g, **{**kwargs, **{k: v for k, v in changes.items() if k in kwargs}})
     fig = Figure(figsize=(1.1*(n + 1), 1.35), dpi=80, layout='constrained')
     for i, (ax, z) in enumerate(zip(fig.subplots(1, n + 1), [original, *x])):
         z = z.permute(1, 2, 0).numpy()
-        ax.imshow(z if z.shape[2] == 3 else z[..., 0], cmap='gray', interpolation='nearest', vmin=0,
-                  vmax=255 if z.dtype == np.uint8 else 1)
+        ax.imshow(z if z.shape[2] == 3 else z[..., 0], cmap='gray', interpolation='nearest', vmin=0, vmax=255)
         ax.set_title('as it is' if i == 0 else f'draw {i}', fontsize=8)
         ax.axis('off')
     return fig
 
-# %% ../nbs/05_explore.ipynb #4c78f92b
+# %% ../nbs/05_explore.ipynb #16d62445
 def _live(name: str, figure: Callable[..., Figure], controls: dict):
     """Controls, and a figure that follows them: `figure` is called with their values. `.draw()` draws it,
     `.controls` are the widgets by name, `.message` says what is wrong. Where widgets are not alive, as in a
@@ -424,14 +422,15 @@ def _live(name: str, figure: Callable[..., Figure], controls: dict):
                 self.message.value = ''
             except ValueError as error: self.message.value = html.escape(str(error))
 
-    image, message = w.Image(format='png'), w.HTML()
+    image = w.Image(format='png', layout=w.Layout(max_width='100%', align_self='flex-start'))
+    message = w.HTML()
     live = Live([*controls.values(), message, image])
     live.image, live.message, live.controls = image, message, controls
     for c in controls.values(): c.observe(live.draw, 'value')
     live.draw()
     return live
 
-# %% ../nbs/05_explore.ipynb #3b52e243
+# %% ../nbs/05_explore.ipynb #de1c3d64
 def _grey(image) -> np.ndarray:
     "A picture as one grey plane [H,W] from 0 to 1, at most 200 high and wide; ValueError for anything else"
     x = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image)
@@ -450,7 +449,7 @@ def kernel_explorer(image=None):     # a picture to begin with; None: handwritte
     pictures = {'yours': _grey(image)} if image is not None else {}
     pictures |= {f'digit {y}': _grey(x) for x, y in zip(*(a[:4] for a in digits()))}
     choice = w.Dropdown(options=list(pictures), description='picture')
-    upload = w.FileUpload(accept='image/*', description='upload a picture')
+    upload = w.FileUpload(accept='image/*', description='upload', tooltip='a picture of your own')
     name = w.Dropdown(options=['own', *kernels], value='top edge', description='kernel')
     nine = [w.FloatText(value=v, step=.5, layout=w.Layout(width='70px'))
             for v in kernels['top edge'].flatten().tolist()]
@@ -479,7 +478,9 @@ def kernel_explorer(image=None):     # a picture to begin with; None: handwritte
     live.controls |= {f'number {i}': n for i, n in enumerate(nine)} | dict(kernel=name, upload=upload)
     grid = w.GridBox(nine, layout=w.Layout(grid_template_columns='repeat(3, 76px)'))
     left = w.VBox([name, stride, padding])
-    live.children = [w.HBox([choice, upload]), w.HBox([left, grid]), live.message, live.image]
+    wrap = w.Layout(flex_flow='row wrap')      # on a narrow screen one below the other
+    live.children = [w.HBox([choice, upload], layout=wrap), w.HBox([left, grid], layout=wrap), live.message,
+                     live.image]
     return live
 
 def softmax_explorer(outputs: Sequence[float] = (2., -1., .5, 1., -3.), classes: Sequence[str] | None = None):

@@ -6,7 +6,7 @@
 __all__ = ['linear', 'exponential', 'lr_range', 'smooth', 'diverged', 'suggest_lr', 'plot_lr_find', 'cosine', 'constant',
            'plot_schedule', 'cycle_epochs', 'sgdr', 'one_cycle']
 
-# %% ../nbs/07_schedules.ipynb #9c1d55a9
+# %% ../nbs/07_schedules.ipynb #e40a4279
 import operator
 
 import numpy as np

@@ -13,7 +13,7 @@ from lessondl.trace import operations, trace
 
 pytestmark = pytest.mark.e2e
 
-# four nets with every kind of layer, made alike here and in the notebook's kernel
+# five nets with every kind of layer, made alike here and in the notebook's kernel
 nets = '''
 import torch
 from torch import nn
@@ -26,13 +26,26 @@ class Loop(nn.Module):
 
     def forward(self, x): return self.out(self.loop(self.embed(x))[0][-1]).softmax(-1)
 
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.norm, self.mix = nn.Embedding(9, 6), nn.LayerNorm(6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = self.norm(self.words(x))
+        h = (h @ h.transpose(-1, -2)/2).softmax(-1) @ h
+        h = nn.functional.gelu(self.mix(h)) * h.amax(-1, keepdim=True)
+        h = torch.where(h > 0, h, h/3)
+        return h.mean(1) - h.sum(1).abs().sqrt()
+
 torch.manual_seed(0)
 digits = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(3),
                        nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 10),
                        nn.LogSoftmax(-1)).eval()
 models = dict(digits=(digits, torch.randn(3, 1, 28, 28)),
               resnet=(Resnet2([4, 8], 10).eval(), torch.randn(1, 3, 32, 32)),
-              gru=(Loop(nn.GRU), torch.randint(9, (4, 1))), lstm=(Loop(nn.LSTM), torch.randint(9, (3, 1))))
+              gru=(Loop(nn.GRU), torch.randint(9, (4, 1))), lstm=(Loop(nn.LSTM), torch.randint(9, (3, 1))),
+              block=(Block().eval(), torch.randint(9, (1, 5))))
 '''
 classes = ['</script><script>window.hacked = 1</script>', '"quotes" \'too\'', '汉字', 'שלום',
            '<img src=x onerror=hacked=1>', '5', '6', '7', '8', '9']
@@ -106,8 +119,9 @@ def hover_everywhere(page, root, t, n, seed=0):
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp('lab'))
-    shown = [f'explore(*models[{name!r}], title={name!r})' for name in ('digits', 'resnet', 'gru', 'lstm')]
-    code = [nets, 'from lessondl.explore import explore', *shown]
+    names = 'digits', 'resnet', 'gru', 'lstm', 'block'
+    shown = [f'explore(*models[{name!r}], title={name!r})' for name in names]
+    code = [nets, 'from lessondl.explore import explore, kernel_explorer', *shown, 'kernel_explorer()']
     cells = [nbformat.v4.new_code_cell(c) for c in code]
     kernel = dict(display_name='python3', language='python', name='python3')
     nb = nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel))
@@ -147,14 +161,14 @@ def run_all(lab, page, name, seconds):
 def test_a_hundred_hovers_in_jupyterlab_give_pytorchs_numbers(lab, page, models, tmp_path):
     run_all(lab, page, 'hover.ipynb', 120)
     roots = page.locator('.jp-OutputArea .lessondl-explore')
-    assert roots.count() == 4
+    assert roots.count() == len(models)
     kinds = set()
     for i, (name, (model, x)) in enumerate(models.items()):
         root = roots.nth(i)
         root.scroll_into_view_if_needed()
         assert root.locator('.title').inner_text() == name
         t = trace(model, x[:1] if x.ndim == 4 else x)
-        kinds |= hover_everywhere(page, root, t, 25, seed=i)
+        kinds |= hover_everywhere(page, root, t, 100, seed=i)
     first, at = roots.nth(0).locator('.step canvas').nth(1), []
     first.focus()
     for key in ('Home', 'ArrowRight', 'ArrowDown', 'ArrowDown'):      # which move nothing else in JupyterLab
@@ -165,8 +179,83 @@ def test_a_hundred_hovers_in_jupyterlab_give_pytorchs_numbers(lab, page, models,
     print('screenshot:', tmp_path/'hover.png', sorted(kinds))
     assert kinds >= {'input', 'convolution', 'relu', 'max_pool2d', 'avg_pool2d', 'batch_norm', 'tanh',
                      'linear', 'log_softmax', 'add', 'adaptive_max_pool2d',
-                     'embedding', 'sigmoid', 'mul', 'softmax'}
+                     'embedding', 'sigmoid', 'mul', 'softmax', 'layer_norm', 'gelu', 'bmm', 'mean',
+                     'where', 'gt', 'div', 'amax', 'sum', 'abs', 'sqrt', 'sub'}
     assert page.outside == []
+
+
+def test_an_edit_in_jupyterlab_and_a_widget(lab, page, models):
+    model, x = models['digits']
+    root = page.locator('.jp-OutputArea .lessondl-explore').nth(0)
+    root.get_by_role('button', name='Change kernels').first.click()
+    root.get_by_label('named').select_option('left edge')
+    root.get_by_label('row 2, column 0').fill('0.25')
+    shown = root.evaluate('e => Array.from(e.app.net.outputs[0].values)')
+    edited = copy.deepcopy(model)
+    with torch.no_grad():
+        edited[0].weight[0, 0] = torch.tensor([[-1, 0, 1], [-1, 0, 1], [.25, 0, 1]])
+        assert torch.allclose(torch.tensor(shown), edited(x[:1])[0], atol=1e-4)
+        assert not torch.allclose(edited(x[:1]), model(x[:1]), atol=1e-3)
+    hover_everywhere(page, root, trace(edited, x[:1]), 20)
+    root.get_by_role('button', name='As it was').click()
+    figure = page.locator('.jp-OutputArea .jupyter-widgets img').last
+    figure.scroll_into_view_if_needed()
+    before = figure.get_attribute('src')
+    page.locator('.jp-OutputArea .jupyter-widgets select').last.select_option('emboss')     # the kernel
+    changed = '([e, src]) => e.src !== src'
+    page.wait_for_function(changed, arg=[figure.element_handle(), before], timeout=30_000)
+
+
+# the text that is hardest to read: how much lighter or darker it is than what lies behind (WCAG's contrast)
+contrast = r'''e => {
+    const numbers = text => text.match(/[\d.]+/g).map(Number)
+    const part = v => v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4
+    const light = text => { const [r, g, b] = numbers(text).map(part); return .21 * r + .72 * g + .07 * b }
+    const behind = e => {
+        for (; e; e = e.parentElement) {
+            const colour = getComputedStyle(e).backgroundColor
+            if ((numbers(colour)[3] ?? 1) > .9) return colour
+        }
+        return 'rgb(255, 255, 255)'
+    }
+    const texts = '.title, .hint, .name b, .name span, .words, .figures, .code span, .code code, td, th'
+    return [...e.querySelectorAll(`${texts}, .guess span, button, input[type=number]`)]
+        .filter(n => n.offsetParent && n.textContent + (n.value ?? ''))
+        .map(n => {
+            const [a, b] = [light(getComputedStyle(n).color), light(behind(n))].sort((x, y) => y - x)
+            return [(a + .05) / (b + .05), n.className || n.tagName, n.textContent]
+        }).sort((x, y) => x[0] - y[0])[0]
+}'''
+
+
+def test_both_themes_of_jupyterlab_wide_and_narrow(lab, page, models, tmp_path):
+    def menu(first, second, third):
+        page.get_by_role('menubar').get_by_text(first, exact=True).click()
+        page.get_by_text(second, exact=True).hover()
+        page.get_by_text(third).first.click()
+    def hidden(): return not page.locator('.jp-FileBrowser').is_visible()
+    try:
+        if not hidden(): menu('View', 'Appearance', 'Show Left Sidebar')
+        page.wait_for_timeout(300)
+        for theme in ('dark', 'light'):
+            page.set_viewport_size({'width': 1400, 'height': 1200})
+            menu('Settings', 'Theme', f'JupyterLab {theme.capitalize()}')
+            page.wait_for_function(f"document.querySelector('.lessondl-explore').dataset.theme === '{theme}'")
+            for width in (1400, 360):
+                page.set_viewport_size({'width': width, 'height': 1200})
+                page.wait_for_timeout(500)
+                for i in range(len(models)):
+                    root = page.locator('.jp-OutputArea .lessondl-explore').nth(i)
+                    root.scroll_into_view_if_needed()
+                    panel(root)
+                    ratio, what, text = root.evaluate(contrast)
+                    assert ratio > 4, (theme, width, i, what, text)
+                    wide = root.evaluate('e => [e.scrollWidth, e.clientWidth, e.parentElement.clientWidth]')
+                    assert wide[0] <= wide[1] <= wide[2], (theme, width, i)
+                    page.screenshot(path=tmp_path/f'{theme}_{width}_{i}.png')
+        print('screenshots:', tmp_path)
+    finally:
+        page.set_viewport_size({'width': 1400, 'height': 1200})
 
 
 def test_the_lesson_untrusted_then_run(lab, page):
@@ -213,6 +302,54 @@ def test_an_edited_kernel_gives_what_pytorch_gives(models, visit, tmp_path):
     editor.get_by_role('button', name='As it was').click()
     shown = page.evaluate("Array.from(document.querySelector('.lessondl-explore').app.net.outputs[0].values)")
     assert torch.allclose(torch.tensor(shown), model(x[:1])[0].detach(), atol=1e-4)
+
+
+class Kernels(nn.Module):
+    "Convolutions of every kind, one of them twice, one of a kernel that is no parameter, one that is turned"
+    def __init__(self):
+        super().__init__()
+        self.large, self.groups = nn.Conv2d(1, 4, 11, 2, 5), nn.Conv2d(4, 4, (1, 5), groups=2, bias=False)
+        self.twice, self.line = nn.Conv2d(4, 4, 3, padding=1), nn.Conv1d(4, 3, 5)
+        self.block, self.turned = nn.Conv3d(1, 2, (2, 3, 3)), nn.Parameter(torch.randn(2, 4, 2, 3))
+        self.register_buffer('fixed', torch.randn(4, 4, 3, 3))
+
+    def forward(self, x):
+        x = self.groups(self.large(x))
+        x = self.twice(self.twice(x).relu()).tanh()
+        x = nn.functional.conv2d(x, self.fixed)
+        x = nn.functional.conv2d(x, self.turned.flip(3).transpose(2, 3))
+        line = nn.functional.pad(x, (0, 0, 0, 0, 1, 1)).flatten(2)
+        return self.block(x[:, None]).flatten(2).mean(2), self.line(line)
+
+
+def test_any_kernel_can_be_changed(visit, tmp_path):
+    torch.manual_seed(1)
+    model, x = Kernels().eval(), torch.randn(1, 1, 28, 28)
+    page = visit(explore_html(model, x, path=tmp_path/'page.html'))
+    buttons = page.get_by_role('button', name='Change kernels')
+    edited, root = copy.deepcopy(model), page.locator('.lessondl-explore')
+    told = 'e => e.app.net.outputs.map(s => [...s.values])'
+
+    def change(i, kernel, channel, name, value, set):
+        buttons.nth(i).click()
+        editor = page.locator('.editor:visible')
+        editor.get_by_label('kernel').select_option(str(kernel))
+        if channel is not None: editor.get_by_label('channel').select_option(str(channel))
+        editor.get_by_label(name, exact=True).fill(str(value))
+        buttons.nth(i).click()
+        with torch.no_grad(): set(edited)
+        for shown, expected in zip(root.evaluate(told), edited(x)):
+            assert torch.allclose(torch.tensor(shown), expected.flatten().detach(), atol=1e-4), name
+    assert buttons.count() == 8
+    change(0, 3, None, 'row 10, column 9', .5, lambda m: m.large.weight[3, 0, 10].__setitem__(9, .5))
+    change(1, 2, 1, 'row 0, column 4', -1, lambda m: m.groups.weight[2, 1, 0].__setitem__(4, -1))
+    change(3, 1, 2, 'row 1, column 1', 2, lambda m: m.twice.weight[1, 2, 1].__setitem__(1, 2))      # for both
+    change(4, 0, 3, 'row 0, column 2', 1.5, lambda m: m.fixed[0, 3, 0].__setitem__(2, 1.5))
+    change(5, 1, 0, 'row 2, column 1', 3, lambda m: m.turned[1, 0, 1].__setitem__(0, 3))
+    place = 'plane 1, row 0, column 2'
+    change(6, 1, None, place, -2, lambda m: m.block.weight[1, 0, 1, 0].__setitem__(2, -2))
+    change(7, 2, 3, 'row 0, column 4', 1, lambda m: m.line.weight[2, 3].__setitem__(4, 1))
+    assert not torch.allclose(edited(x)[0], model(x)[0], atol=1e-3)
 
 
 def test_other_pictures_and_a_drawn_one(models, visit, tmp_path):
