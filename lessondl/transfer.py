@@ -210,7 +210,7 @@ class FeatureLoader:
         order = torch.randperm(len(self.x)) if self.shuffle else torch.arange(len(self.x))
         for i in order.split(self.bs)[:self.n_batches]: yield self.x[i], self.y[i]
 
-# %% ../nbs/11_transfer.ipynb #821f9dfb
+# %% ../nbs/11_transfer.ipynb #8bd40d55
 def content_key(front: nn.Module, loader, size: int | tuple[int, int], precision: str) -> str:
     "A name made of all that decides the features of a loader's pictures. Lesson 11_transfer."
     key = hashlib.sha256(repr((str(front), loader.stats, size, precision)).encode())
@@ -219,7 +219,7 @@ def content_key(front: nn.Module, loader, size: int | tuple[int, int], precision
         key.update(w.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     h, w = size if isinstance(size, tuple) else (size, size)
     ramp = torch.linspace(-2, 2, 3 * h * w, device=next(front.parameters()).device).view(1, 3, h, w)
-    with torch.no_grad(): key.update(front(ramp).cpu().numpy())
+    with torch.no_grad(): key.update(front(ramp).cpu().contiguous().numpy())
     if isinstance(loader.x, np.ndarray):
         key.update(repr((loader.x.dtype, loader.x.shape)).encode())
         for i in range(0, len(loader.x), 1000): key.update(np.ascontiguousarray(loader.x[i:i + 1000]))
