@@ -58,12 +58,6 @@ def tied(v):
     model.l_out.weight = model.e.weight
     return model
 
-def dropped(v):
-    "The LSTM with dropout also on what its last layer reads"
-    model = R.CharSeqStatefulLSTM(v)
-    model.l_out = nn.Sequential(nn.Dropout(0.5), model.l_out)
-    return model
-
 wide = lambda v: R.CharSeqStatefulGRU(v, 42, 480)
 
 # rung: data, model, training call; and what the 2018 course printed: epochs, loss
@@ -79,8 +73,8 @@ RUNGS = {
     'CharSeqStatefulLSTM':  (streams, R.CharSeqStatefulLSTM,
                              'fit(4e-3, 4, cycle_len=1, cycle_mult=2, wd=1e-5)', (17, 1.3152)),
 }
-# beyond the ladder: the same 512 answers a batch, dealt out as more or fewer steps; shared weights; the
-# course's longest run (2 + 15 + 63 epochs there) with eight times the steps in a batch; another text
+# beyond the ladder: the same 512 answers a batch, dealt out as more or fewer steps; shared weights; another
+# text
 BEYOND = {
     'GRU, 256 streams, bptt 2': (partial(streams, 2, 256), R.CharSeqStatefulGRU, 'fit_one_cycle(4, 5e-3)'),
     'GRU, 64 streams, bptt 8': (partial(streams, 8, 64), R.CharSeqStatefulGRU, 'fit_one_cycle(4, 5e-3)'),
@@ -89,9 +83,6 @@ BEYOND = {
     'GRU, embedding 256': (streams, broad, 'fit_one_cycle(4, 5e-3)'),
     'GRU, embedding 256, small start': (streams, broad_small, 'fit_one_cycle(4, 5e-3)'),
     'GRU, embedding 256, tied': (streams, tied, 'fit_one_cycle(4, 5e-3)'),
-    'LSTM, bptt 64': (partial(streams, 64), dropped,
-                      'fit(4e-3, 4, cycle_len=1, cycle_mult=2, wd=1e-4); fit(6e-3, 1, cycle_len=45, wd=4e-5)',
-                      (80, 1.2524)),
     'Shakespeare, 1 epoch': (shakespeare, wide, 'fit_one_cycle(1, 4e-3)'),
 }
 ALL = {**RUNGS, **BEYOND}
@@ -99,14 +90,13 @@ ALL = {**RUNGS, **BEYOND}
 class Writer(Callback):
     "Keeps what the net writes after these epochs, and the time that this takes"
     order = 75
-    def __init__(self, vocab: str, epochs=(1, 5, 15, 60)):
-        self.vocab, self.epochs, self.texts, self.done, self.seconds = vocab, epochs, {}, 0, 0.
+    def __init__(self, vocab: str, epochs=(1, 5, 15)):
+        self.vocab, self.epochs, self.texts, self.seconds = vocab, epochs, {}, 0.
     def after_epoch(self, learn):
-        self.done += 1
-        if self.done not in self.epochs: return
+        if learn.epoch + 1 not in self.epochs: return
         start = time.perf_counter()
         text = R.generate(learn.model, self.vocab, 'those who ', 300, temperature=0.8, seed=0)
-        self.texts[self.done] = text
+        self.texts[learn.epoch + 1] = text
         self.seconds += time.perf_counter() - start
 
 def loss_of_windows(learn, ids, n: int = 64) -> float:
@@ -122,22 +112,19 @@ def loss_of_windows(learn, ids, n: int = 64) -> float:
     return torch.cat(losses).mean().item()
 
 def run(rung: str, seed: int) -> dict:
-    """Train one net from scratch, each of the training calls by a Learner of its own; `seconds`: wall time of
-    these calls with validation after each epoch"""
-    make, model, calls = ALL[rung][:3]
+    "Train one net from scratch; `seconds`: wall time of the training call with validation after each epoch"
+    make, model, call = ALL[rung][:3]
     data = make()
     seed_everything(seed)
-    model = model(len(data.vocab))
     writer = Writer(data.vocab) if 'LSTM' in rung else None
-    cbs = ([] if isinstance(data, R.WindowData) else [GradientClip(1.)]) + ([writer] if writer else [])
-    start, rows, batches = time.perf_counter(), [], 0
-    for call in calls.split('; '):
-        learn = Learner(data, model, opt_func=adam, cbs=cbs)
-        eval(f'learn.{call}')
-        rows, batches = rows + learn.recorder.epochs, batches + len(learn.recorder.losses)
+    cbs = [] if isinstance(data, R.WindowData) else [GradientClip(1.)]
+    learn = Learner(data, model(len(data.vocab)), opt_func=adam, cbs=cbs + ([writer] if writer else []))
+    start = time.perf_counter()
+    eval(f'learn.{call}')
     seconds = time.perf_counter() - start - (writer.seconds if writer else 0)
+    rows, batches = learn.recorder.epochs, len(learn.recorder.losses)
     answers = sum(len(y) for _, y in data.train) * len(rows)
-    out = dict(rung=rung, call=calls, seed=seed, epochs=len(rows), updates=batches,
+    out = dict(rung=rung, call=call, seed=seed, epochs=len(rows), updates=batches,
                valid_loss=rows[-1]['valid_loss'], best=min(r['valid_loss'] for r in rows),
                train_loss=rows[-1]['train_loss'], valid_losses=[round(r['valid_loss'], 4) for r in rows],
                seconds=round(seconds, 1), characters_per_second=round(answers / seconds),
@@ -152,7 +139,7 @@ def load() -> dict: return json.loads(RESULTS.read_text()) if RESULTS.exists() e
 
 def save(**changes):
     "The file anew, with these parts changed"
-    old = {k: dict(epochs=v[3][0], loss=v[3][1]) for k, v in ALL.items() if len(v) > 3}
+    old = {k: dict(epochs=v[3][0], loss=v[3][1]) for k, v in RUNGS.items()}
     about = (f'Nietzsche, {len(nietzsche()):,} characters, 80% to train, the last 20% to validate; '
              f'losses in nats')
     write_json(RESULTS, {'machine': machine(), 'data': about, 'course_2018': old,
@@ -167,7 +154,7 @@ def table(rows: list[dict]) -> str:
     lines = ['| net | training call | epochs | updates | loss | bits | seconds | 2018: epochs, loss |',
              '|---|---|---|---|---|---|---|---|']
     for r in rows:
-        then = '{}, {}'.format(*ALL[r['rung']][3]) if len(ALL[r['rung']]) > 3 else ''
+        then = '{}, {}'.format(*RUNGS[r['rung']][3]) if r['rung'] in RUNGS else ''
         lines.append(f"| {r['rung']} | `{r['call']}` | {r['epochs']} | {r['updates']:,} "
                      f"| {r['valid_loss']:.4f} | {r['valid_loss'] / math.log(2):.3f} | {r['seconds']:.0f} "
                      f"| {then} |")
