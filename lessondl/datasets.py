@@ -546,7 +546,7 @@ def _save_all(jobs: list, title: str):
     with ThreadPoolExecutor(os.cpu_count()) as pool, _Bar(len(jobs), title, '') as bar:
         for _ in pool.map(save, jobs): bar.update(1)
 
-# %% ../nbs/06b_files.ipynb #caa8455c
+# %% ../nbs/06b_files.ipynb #00e3f53f
 def cartoons() -> Path:
     """A folder of drawn pictures of two fellows: `train/ valid/ test/`, in each `round/` and `boxy/`.
 
@@ -568,7 +568,7 @@ def cartoons() -> Path:
                     rng = np.random.default_rng([s, boxy, i])
                     jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon, (boxy, rng, odd)))
         _save_all(jobs, 'drawing cartoons')
-    return _drawn('cartoons-3' + '-sample'*sample_only(), draw)
+    return _drawn('cartoons-4' + '-sample'*sample_only(), draw)
 
 # %% ../nbs/06b_files.ipynb #0bcb2558
 def satellites() -> Path:

@@ -187,7 +187,7 @@ def town(self):
 
 Ground.room, Ground.town = room, town
 
-# %% ../nbs/modules/06_drawings.ipynb #ccbf5a1d
+# %% ../nbs/modules/06_drawings.ipynb #e6cbce6d
 class Fellow:
     "Draws one fellow on `image`: what is behind, the body, the coat, the face, the hands, the hat."
     def __init__(self, image: Image.Image, boxy: bool, rng: np.random.Generator, middle, unit: float,
@@ -205,7 +205,7 @@ class Fellow:
         self.power = power or (one(6, 12) if boxy else one(1.9, 2.2))
         self.body = rounded(0, 0, self.rx, self.ry, self.power)
         if boxy: self.body[:, 0] *= 1 + one(-.12, .12)*self.body[:, 1]  # wider at the top or at the foot
-        usual = rng.random(2) < .6
+        usual = rng.random(2) < .75
         self.head = (2 if boxy else 0) if usual[0] else self.pick(7)
         self.kind = (4 if boxy else 0) if usual[1] else self.pick(6)
         self.limbs(); self.ears()
@@ -325,7 +325,7 @@ def hat(self):
 
 Fellow.coat, Fellow.face, Fellow.hold, Fellow.hat = coat, face, hold, hat
 
-# %% ../nbs/modules/06_drawings.ipynb #1ad91e21
+# %% ../nbs/modules/06_drawings.ipynb #a1de5800
 def cover(image: Image.Image, rng: np.random.Generator, middle, unit: float):
     "Something in front: grass, a fence, a bush, a crate or a cloud."
     (w, h), (x, y), b, one = (s/fine for s in image.size), middle, Brush(image), rng.uniform
@@ -368,7 +368,7 @@ def cartoon(boxy: bool, rng: np.random.Generator, odd: int | None = None) -> Ima
     image.paste(Image.blend(image, shadow, .35))
     Fellow(image, boxy, rng, (x, y), unit, rng.normal(0, .15) + math.pi*(odd == 2),
            rng.uniform(3, 3.6) if odd == 1 else None)
-    if rng.random() < .22: cover(image, rng, (x, y), unit)
+    if rng.random() < .15: cover(image, rng, (x, y), unit)
     if odd == 3:
         c = hsv(rng.random(), .4, .8)
         Brush(image).oval(x, y + .55*unit, 1.1*unit, .95*unit, c, mix(c, (0, 0, 0), .5), 2., 2 if boxy else 9)
