@@ -316,7 +316,7 @@ def tell_unseen(train: torch.Tensor, valid: torch.Tensor, classes: Sequence[str]
     unseen = [str(classes[i]) for i in sorted(found(valid) - found(train))]
     if unseen: print(f'valid has the classes {unseen}, which training has not: no net can know them')
 
-# %% ../nbs/06_data.ipynb #68a2c9b3
+# %% ../nbs/06_data.ipynb #36aff96c
 class BuiltLoaders(PictureLoaders):
     "Loaders that know what they were built from, and can be built anew. Lesson 06_data."
     loader = BatchLoader        # makes a loader of pictures and labels
@@ -327,7 +327,7 @@ class BuiltLoaders(PictureLoaders):
               pad=None, max_zoom=None, valid_bs=None, drop_last=False) -> 'BuiltLoaders':
         "The loaders of checked sets {'train': (x, y), ...}; the settings are those of `from_arrays`."
         x = sets['train'][0]
-        stats = channel_stats(x) if stats is None else check_stats(stats, x.shape[3])
+        if stats is None: stats = channel_stats(x)
         check_size(size)
         shown = size or side(*x.shape[1:3])
         augment = augmentation(aug, shown, pad=pad, max_zoom=max_zoom) if isinstance(aug, str) else aug
@@ -349,13 +349,14 @@ class BuiltLoaders(PictureLoaders):
             raise ValueError('these loaders are your own: replace is for data by from_arrays, from_folder or '
                              'from_csv')
         changes = {k: v for k, v in dict(size=size, aug=aug, stats=stats, bs=bs).items() if v is not None}
+        if stats is not None: changes['stats'] = check_stats(stats, self.sets['train'][0].shape[3])
         if aug is not None: changes |= dict(pad=None, max_zoom=None)
         if bs is not None: changes |= dict(valid_bs=None)
         data = self.build(self.sets, self.classes, **{**self.settings, **changes})
         data.train.epoch = self.train.epoch            # epochs go on, so that none comes twice
         return data
 
-# %% ../nbs/06_data.ipynb #4fc4566e
+# %% ../nbs/06_data.ipynb #7d45d346
 class ArrayData(BuiltLoaders):
     """Labelled pictures in memory as batches (x float32 [B,C,H,W], y): `.train`, `.valid`, `.test`.
 
@@ -377,6 +378,7 @@ class ArrayData(BuiltLoaders):
         `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `drop_last`: whole batches alone. Raises
         ValueError for what does not fit; prints a line if valid has a class that train lacks."""
         sets, classes = check_sets((train_x, train_y), (valid_x, valid_y), test, classes, size)
+        if stats is not None: stats = check_stats(stats, sets['train'][0].shape[3])
         return cls.build(sets, classes, size=size, aug=aug, bs=bs, stats=stats, seed=seed, pad=pad,
                          max_zoom=max_zoom, valid_bs=valid_bs, drop_last=drop_last)
 
@@ -682,7 +684,7 @@ def table_sets(path: Path, folder: str, csv: str, suffix: str, held, test: str |
     if test is not None: sets['test'] = list_unlabelled(path / test), None
     return sets, classes
 
-# %% ../nbs/06b_files.ipynb #97123ce3
+# %% ../nbs/06b_files.ipynb #05813f4d
 def free_memory() -> int:
     "Bytes of memory that are free for new things; where the system does not say, 4 GiB. Lesson 06b_files."
     try:
@@ -717,6 +719,7 @@ class FileData(ArrayData):
     @classmethod
     def from_files(cls, path: Path, sets: dict, classes: list[str], *, size=None, **settings) -> 'FileData':
         "From {'train': (files, labels), ...} as `folder_sets` and `table_sets` give them."
+        if settings.get('stats') is not None: settings['stats'] = check_stats(settings['stats'], 3)
         like = torch.from_numpy(sets['train'][1])
         def known(files, y): return no_labels(len(files), like) if y is None else torch.from_numpy(y)
         sets = {name: (PictureStore(files, size), known(files, y)) for name, (files, y) in sets.items()}
