@@ -316,7 +316,7 @@ def tell_unseen(train: torch.Tensor, valid: torch.Tensor, classes: Sequence[str]
     unseen = [str(classes[i]) for i in sorted(found(valid) - found(train))]
     if unseen: print(f'valid has the classes {unseen}, which training has not: no net can know them')
 
-# %% ../nbs/06_data.ipynb #68a2c9b3
+# %% ../nbs/06_data.ipynb #36aff96c
 class BuiltLoaders(PictureLoaders):
     "Loaders that know what they were built from, and can be built anew. Lesson 06_data."
     loader = BatchLoader        # makes a loader of pictures and labels
@@ -327,7 +327,7 @@ class BuiltLoaders(PictureLoaders):
               pad=None, max_zoom=None, valid_bs=None, drop_last=False) -> 'BuiltLoaders':
         "The loaders of checked sets {'train': (x, y), ...}; the settings are those of `from_arrays`."
         x = sets['train'][0]
-        stats = channel_stats(x) if stats is None else check_stats(stats, x.shape[3])
+        if stats is None: stats = channel_stats(x)
         check_size(size)
         shown = size or side(*x.shape[1:3])
         augment = augmentation(aug, shown, pad=pad, max_zoom=max_zoom) if isinstance(aug, str) else aug
@@ -349,13 +349,14 @@ class BuiltLoaders(PictureLoaders):
             raise ValueError('these loaders are your own: replace is for data by from_arrays, from_folder or '
                              'from_csv')
         changes = {k: v for k, v in dict(size=size, aug=aug, stats=stats, bs=bs).items() if v is not None}
+        if stats is not None: changes['stats'] = check_stats(stats, self.sets['train'][0].shape[3])
         if aug is not None: changes |= dict(pad=None, max_zoom=None)
         if bs is not None: changes |= dict(valid_bs=None)
         data = self.build(self.sets, self.classes, **{**self.settings, **changes})
         data.train.epoch = self.train.epoch            # epochs go on, so that none comes twice
         return data
 
-# %% ../nbs/06_data.ipynb #4fc4566e
+# %% ../nbs/06_data.ipynb #7d45d346
 class ArrayData(BuiltLoaders):
     """Labelled pictures in memory as batches (x float32 [B,C,H,W], y): `.train`, `.valid`, `.test`.
 
@@ -377,6 +378,7 @@ class ArrayData(BuiltLoaders):
         `stats`: (mean, std) on the scale [0, 1]; None: of train_x. `drop_last`: whole batches alone. Raises
         ValueError for what does not fit; prints a line if valid has a class that train lacks."""
         sets, classes = check_sets((train_x, train_y), (valid_x, valid_y), test, classes, size)
+        if stats is not None: stats = check_stats(stats, sets['train'][0].shape[3])
         return cls.build(sets, classes, size=size, aug=aug, bs=bs, stats=stats, seed=seed, pad=pad,
                          max_zoom=max_zoom, valid_bs=valid_bs, drop_last=drop_last)
 
@@ -468,11 +470,12 @@ def open_picture(path: str | Path, size: int | None = None) -> np.ndarray:
     except FileNotFoundError: raise
     except Exception as e: raise unreadable(path, e) from e
 
-# %% ../nbs/06b_files.ipynb #cee8cc81
+# %% ../nbs/06b_files.ipynb #3251a9a9
 class PictureFiles:
     """Picture files in the form of an array uint8 [N,H,W,3], of which only what is asked for is decoded.
 
-    `load` decodes all of them once, into `.memory`. Without `size` all must have the same. Lesson 06b_files."""
+    Without `size` all must have the same. `memory` holds them if `PictureStore.load` was called. Lesson
+    06b_files."""
     dtype, memory = np.dtype(np.uint8), None
 
     def __init__(self, files: Sequence[Path], size: int | None = None, names: Sequence[str] | None = None,
@@ -484,8 +487,8 @@ class PictureFiles:
         other = np.flatnonzero((self.sizes != self.sizes[0]).any(1))
         if size is None and len(other):
             (w, h), (w0, h0) = self.sizes[other[0]], self.sizes[0]
-            raise ValueError(f'{self.files[other[0]]} is {w} wide and {h} high, but {self.files[0]} is {w0} wide '
-                             f'and {h0} high: give size=... for all')
+            raise ValueError(f'{self.files[other[0]]} is {w} wide and {h} high, but {self.files[0]} is '
+                             f'{w0} wide and {h0} high: give size=... for all')
         self.shape = (len(self.files), *((size, size) if size else self.sizes[0, ::-1].tolist()), 3)
 
     def __len__(self) -> int: return len(self.files)
@@ -510,17 +513,19 @@ class PictureFiles:
                     yield out
         finally: pool.shutdown(cancel_futures=True)                 # the other ten thousand need not be read
 
-# %% ../nbs/06b_files.ipynb #c43ab40d
+# %% ../nbs/06b_files.ipynb #e25478be
 class PictureStore(PictureFiles):
     "`PictureFiles` that can be kept in memory, sampled, and had at another size. Lesson 06b_files."
     def at(self, size: int | None) -> 'PictureStore':
         "The same files at another size; at the same size this very object, with what it holds."
-        return self if size == self.size else type(self)(self.files, size, self.names, self.workers, self.sizes)
+        if size == self.size: return self
+        return type(self)(self.files, size, self.names, self.workers, self.sizes)
 
     def load(self) -> np.ndarray:
         "All pictures [N,H,W,3], decoded once and kept."
         if self.memory is None:
-            memory, parts = np.empty(self.shape, np.uint8), np.split(np.arange(len(self)), range(64, len(self), 64))
+            memory = np.empty(self.shape, np.uint8)
+            parts = np.split(np.arange(len(self)), range(64, len(self), 64))
             with _Bar(len(self), 'reading pictures', '') as bar:
                 for part, x in zip(parts, self.read(parts)): memory[part] = x; bar.update(len(part))
             self.memory = memory
@@ -535,10 +540,10 @@ def open_pictures(files: list[Path], size: int | None = None, workers: int | Non
     "All picture files as one uint8 array [N,H,W,3], decoded by several threads. Lesson 06b_files."
     return PictureStore(files, size, workers=workers).load()
 
-# %% ../nbs/06b_files.ipynb #0710b8b0
+# %% ../nbs/06b_files.ipynb #25721447
 class FileLoader(BatchLoader):
-    """A `BatchLoader` whose pictures stay in their files: threads decode two batches ahead, and no more is ever
-    held. The same seed gives the same batches as in memory. Lesson 06b_files."""
+    """A `BatchLoader` whose pictures stay in their files: threads decode two batches ahead, and never more.
+    The same seed gives the same batches as in memory. Lesson 06b_files."""
     def read(self, parts: list[torch.Tensor]) -> Iterator[np.ndarray]:
         return self.x.read([index.numpy() for index in parts])
 
@@ -570,25 +575,27 @@ def list_folder(path: Path, classes: list[str] | None = None) -> tuple[list[Path
     y = np.array([classes.index(n) for n in names for _ in files[n]], dtype=np.int64)
     return [f for n in names for f in files[n]], y, classes
 
-# %% ../nbs/06b_files.ipynb #dd23c0a8
+# %% ../nbs/06b_files.ipynb #b5fdbae6
 def list_unlabelled(path: Path) -> list[Path]:
     "The picture files of a folder of test pictures without labels. Lesson 06b_files."
-    if not path.is_dir(): raise FileNotFoundError(f'there is no folder {path}: say where the test pictures are')
+    if not path.is_dir():
+        raise FileNotFoundError(f'there is no folder {path}: say where the test pictures are')
     files = list_pictures(path)
     if not files:
         raise ValueError(f'{path} holds no pictures: expected files that end in {" ".join(picture_types)}')
     return files
 
 def folder_sets(path: Path, train: str, valid: str, test: str | None) -> tuple[dict, list[str]]:
-    "{'train': (files, labels), ...} and class names; labels None for a test folder of pictures alone. Lesson 06b."
+    "{'train': (files, labels), ...}, labels None where there are none; class names. Lesson 06b_files."
     *first, classes = list_folder(path / train)
     sets = {'train': first, 'valid': list_folder(path / valid, classes)[:2]}
     if test is not None:
         labelled = (path / test).is_dir() and class_folders(path / test)
-        sets['test'] = list_folder(path / test, classes)[:2] if labelled else (list_unlabelled(path / test), None)
+        sets['test'] = (list_folder(path / test, classes)[:2] if labelled else
+                        (list_unlabelled(path / test), None))
     return sets, classes
 
-# %% ../nbs/06b_files.ipynb #be6fb73f
+# %% ../nbs/06b_files.ipynb #74cf6cda
 def read_table(path: str | Path, columns: tuple[str, str] | None = None
               ) -> tuple[list[str], list[tuple[int, str, str]]]:
     """The header and the rows (line number, name, label) of a CSV file of two columns, or of two `columns`
@@ -600,11 +607,11 @@ def read_table(path: str | Path, columns: tuple[str, str] | None = None
             reader = tables.reader(f, skipinitialspace=True)
             header = [c.strip() for c in next(reader, [])]
             if columns is None and len(header) != 2:
-                raise wrong(1, f'expected two columns (name, label) with a comma between, got {header}. Of more '
-                               "say which: columns=('image_name', 'tags')")
+                raise wrong(1, f'expected two columns (name, label) with a comma between, got {header}. Of '
+                               "more say which: columns=('image_name', 'tags')")
             for c in columns or ():
                 if c not in header: raise wrong(1, f'no column {c!r}, there are {header}')
-            at = [header.index(c) for c in columns or header]
+            at = [header.index(c) for c in columns] if columns else [0, 1]
             for row in reader:
                 line = reader.line_num
                 if not any(c.strip() for c in row): continue                # a blank line
@@ -613,7 +620,8 @@ def read_table(path: str | Path, columns: tuple[str, str] | None = None
                 name, label = (row[i].strip() for i in at)
                 if not name: raise wrong(line, f'no name in {row}')
                 if not label: raise wrong(line, f'{name!r} has no label: write one, or take the line away')
-                if name in first: raise wrong(line, f'{name!r} stands in line {first[name]} already: keep one')
+                if name in first:
+                    raise wrong(line, f'{name!r} stands in line {first[name]} already: keep one')
                 first[name] = line
                 rows.append((line, name, label))
     except (UnicodeDecodeError, tables.Error) as e:
@@ -621,23 +629,25 @@ def read_table(path: str | Path, columns: tuple[str, str] | None = None
     if not rows: raise ValueError(f'{path} has no rows below its header')
     return [header[i] for i in at], rows
 
-# %% ../nbs/06b_files.ipynb #58499c89
+# %% ../nbs/06b_files.ipynb #fece8d27
 def parse_labels(texts: Sequence[str], sep: str | None = ' ') -> tuple[np.ndarray, list[str]]:
     """Labels and sorted class names: int64 [N], or float32 [N,C] of 0 and 1 if any text holds several labels
     with `sep` between them. sep=None: each text is one label, spaces and all. Lesson 06b_files."""
     parts = [[t] if sep is None else [p.strip() for p in t.split(sep) if p.strip()] for t in texts]
     classes = sorted({p for row in parts for p in row})
     number = {c: i for i, c in enumerate(classes)}
-    if all(len(row) == 1 for row in parts): return np.array([number[p] for p, in parts], np.int64), classes
+    if all(len(row) == 1 for row in parts):
+        return np.array([number[p] for p, in parts], np.int64), classes
     y = np.zeros((len(parts), len(classes)), np.float32)
     for i, row in enumerate(parts): y[i, [number[p] for p in row]] = 1
     return y, classes
 
-# %% ../nbs/06b_files.ipynb #f283f864
+# %% ../nbs/06b_files.ipynb #e4483f2d
 def valid_idxs(n: int, pct: float = 0.2, seed: int = 42) -> np.ndarray:
     "Which of `n` rows are for validation: a share `pct` of them, drawn by `seed`, sorted. Lesson 06b_files."
     if n < 2 or not 0 < pct < 1:
-        raise ValueError(f'valid_idxs: expected 2 rows or more and a share between 0 and 1, got {n} and {pct}')
+        raise ValueError('valid_idxs: expected 2 rows or more and a share between 0 and 1, '
+                         f'got {n} and {pct}')
     k = min(max(int(n * pct), 1), n - 1)
     return np.sort(np.random.default_rng(seed).permutation(n)[:k])
 
@@ -649,7 +659,7 @@ def split_rows(n: int, held: Sequence[int] | None = None) -> tuple[np.ndarray, n
         raise ValueError(f'valid_idxs: expected some of the row numbers 0 to {n - 1}, each once, got {held}')
     return kept, held
 
-# %% ../nbs/06b_files.ipynb #74e67589
+# %% ../nbs/06b_files.ipynb #d131204c
 def table_sets(path: Path, folder: str, csv: str, suffix: str, held, test: str | None, sep: str | None,
                columns: tuple[str, str] | None) -> tuple[dict, list[str]]:
     "As `folder_sets`, from files `path/folder/<name><suffix>` and the table `path/csv`. Lesson 06b_files."
@@ -669,12 +679,12 @@ def table_sets(path: Path, folder: str, csv: str, suffix: str, held, test: str |
             for name, index in zip(('train', 'valid'), split_rows(len(rows), held))}
     tell_unseen(*(torch.from_numpy(y) for _, y in sets.values()), classes)
     if y.ndim == 2:
-        print(f'{table.name}: several labels a picture, {y.sum(1).mean():.1f} on average, {len(classes)} classes. '
-              'If these are names with spaces: sep=None')
+        print(f'{table.name}: several labels a picture, {y.sum(1).mean():.1f} on average, of {len(classes)} '
+              'classes. If these are names with spaces: sep=None')
     if test is not None: sets['test'] = list_unlabelled(path / test), None
     return sets, classes
 
-# %% ../nbs/06b_files.ipynb #9f4f4819
+# %% ../nbs/06b_files.ipynb #05813f4d
 def free_memory() -> int:
     "Bytes of memory that are free for new things; where the system does not say, 4 GiB. Lesson 06b_files."
     try:
@@ -709,9 +719,10 @@ class FileData(ArrayData):
     @classmethod
     def from_files(cls, path: Path, sets: dict, classes: list[str], *, size=None, **settings) -> 'FileData':
         "From {'train': (files, labels), ...} as `folder_sets` and `table_sets` give them."
+        if settings.get('stats') is not None: settings['stats'] = check_stats(settings['stats'], 3)
         like = torch.from_numpy(sets['train'][1])
-        sets = {name: (PictureStore(files, size), no_labels(len(files), like) if y is None else torch.from_numpy(y))
-                for name, (files, y) in sets.items()}
+        def known(files, y): return no_labels(len(files), like) if y is None else torch.from_numpy(y)
+        sets = {name: (PictureStore(files, size), known(files, y)) for name, (files, y) in sets.items()}
         data = cls.build(sets, classes, size=size, **settings)
         data.path = path
         return data
@@ -723,7 +734,7 @@ class FileData(ArrayData):
 
     replace.__doc__ = ArrayData.replace.__doc__
 
-# %% ../nbs/06b_files.ipynb #0947e38c
+# %% ../nbs/06b_files.ipynb #1491a0b0
 def resized_name(file: Path) -> Path:
     "What a resized copy is called: a JPEG as before, a.png becomes a.png.jpg. Lesson 06b_files."
     return file if file.suffix.lower() in ('.jpg', '.jpeg') else file.with_name(file.name + '.jpg')
@@ -738,34 +749,36 @@ def resize_file(file: Path, to: Path, size: int):
                 im.draft('RGB', (2 * size, 2 * size))
                 im = to_rgb(im)
                 k = size / min(im.size)
-                if k < 1: im = im.resize([max(size, round(s * k)) for s in im.size], Image.Resampling.BILINEAR)
+                shape = [max(size, round(s * k)) for s in im.size]
+                if k < 1: im = im.resize(shape, Image.Resampling.BILINEAR)
                 im.load()
     except Exception as e: raise unreadable(file, e) from e
     if small: shutil.copyfile(file, to)
     else: im.save(to, 'JPEG', quality=92)
 
 def resized_key(path: Path, files: Sequence[Path], size: int) -> str:
-    "A short name for what resizing these files will give: another one if any of them changes. Lesson 06b_files."
+    "A short name of what resizing these files will give: another if one of them changes. Lesson 06b_files."
     stats = [(f.relative_to(path).as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns)
              for f in files for s in [f.stat()]]
     return hashlib.sha256(repr((str(path.resolve()), size, stats)).encode()).hexdigest()[:12]
 
-# %% ../nbs/06b_files.ipynb #9bfa38e7
+# %% ../nbs/06b_files.ipynb #d217531f
 def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Path | None = None) -> Path:
-    """A folder with small copies of `files`, which lie below `path`: made whole or not at all, and found again
-    while the files are the same. ValueError if `folder` holds anything else. Lesson 06b_files."""
+    """A folder with small copies of `files`, which lie below `path`: made whole or not at all, and found
+    again while the files are the same. ValueError if `folder` holds anything else. Lesson 06b_files."""
     key = resized_key(path, files, size)
     folder = Path(folder) if folder else write_root() / f'resized-{path.resolve().name}-{size}-{key}'
     mark = folder / '.made-of'
     with _lock(folder.parent / f'.resize-{folder.name}.lock'):
         if mark.is_file() and mark.read_text() == key: return folder
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f'{folder} holds other files, or copies of files that have changed since: delete it, '
-                             'or give another folder')
+            raise ValueError(f'{folder} holds other files, or copies of files that have changed since: '
+                             'delete it, or give another folder')
         tmp = Path(tempfile.mkdtemp(prefix='.resize-', dir=folder.parent))
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            jobs = [pool.submit(resize_file, f, tmp / resized_name(f.relative_to(path)), size) for f in files]
+            names = [resized_name(f.relative_to(path)) for f in files]
+            jobs = [pool.submit(resize_file, f, tmp / name, size) for f, name in zip(files, names)]
             with _Bar(len(files), f'resizing to {size}', '') as bar:
                 for job in jobs: job.result(); bar.update(1)
             (tmp / mark.name).write_text(key)
@@ -777,25 +790,26 @@ def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Pa
             shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../nbs/06b_files.ipynb #bc0c1482
+# %% ../nbs/06b_files.ipynb #008e26c9
 class ImageData(FileData):
     """Labelled pictures as batches (x float32 [B,C,H,W], y): `.train`, `.valid`, `.test`.
 
-    y is int64 [B], or, if `.multi`, float32 [B,C] of 0 and 1. By `from_arrays`, `from_folder`, `from_csv`, or of
-    any Datasets, DataLoaders or other batches. Lessons 06_data and 06b_files."""
+    y is int64 [B], or, if `.multi`, float32 [B,C] of 0 and 1. By `from_arrays`, `from_folder`, `from_csv`, or
+    of any Datasets, DataLoaders or other batches. Lessons 06_data and 06b_files."""
     @classmethod
     def from_folder(cls, path: str | Path, train: str = 'train', valid: str = 'valid',
                     test: str | None = None, size: int | None = None, aug: str | Callable | None = 'none',
                     bs: int = 64, *, in_memory: bool | None = None, **settings) -> 'ImageData':
-        """From files `path/train/<class>/<picture>`. `test`: a folder likewise, or one of pictures alone, whose
-        labels are then -1. `size`: side in pixels, needed where sizes differ.
+        """From files `path/train/<class>/<picture>`. `test`: a folder likewise, or one of pictures alone,
+        whose labels are then -1. `size`: side in pixels, needed where sizes differ.
 
         `in_memory`: decode all pictures once and keep them (True), decode them in each epoch (False), or keep
         them if they take less than a quarter of the free memory (None). More `settings`: stats, seed, pad,
-        max_zoom, valid_bs, drop_last, as in `from_arrays`. Raises ValueError or FileNotFoundError, which names
-        the folder or the file. Lesson 06b_files."""
+        max_zoom, valid_bs, drop_last, as in `from_arrays`. Raises ValueError or FileNotFoundError, which
+        names the folder or the file. Lesson 06b_files."""
         sets, classes = folder_sets(Path(path), train, valid, test)
-        return cls.from_files(Path(path), sets, classes, size=size, aug=aug, bs=bs, in_memory=in_memory, **settings)
+        return cls.from_files(Path(path), sets, classes, size=size, aug=aug, bs=bs, in_memory=in_memory,
+                              **settings)
 
     @classmethod
     def from_csv(cls, path: str | Path, folder: str, csv: str, suffix: str = '',
@@ -806,23 +820,26 @@ class ImageData(FileData):
         """From files `path/folder/<name><suffix>`, of which the table `path/csv` says name and label.
 
         The table has a header and two columns, or `columns` says which two. Several labels with `sep` between
-        them in any row: multi-label, and a line that says so; sep=None keeps spaces in names. `valid_idxs`: the
-        rows for validation, from 0; None: `valid_idxs(n)`. `test`: a folder of pictures alone. All else as in
-        `from_folder`. Raises ValueError or FileNotFoundError, which names table and line. Lesson 06b_files."""
+        them in any row: multi-label, and a line that says so; sep=None keeps spaces in names. `valid_idxs`:
+        the rows for validation, from 0; None: `valid_idxs(n)`. `test`: a folder of pictures alone. All else
+        as in `from_folder`. Raises ValueError or FileNotFoundError, which names table and line. Lesson
+        06b_files."""
         sets, classes = table_sets(Path(path), folder, csv, suffix, valid_idxs, test, sep, columns)
-        return cls.from_files(Path(path), sets, classes, size=size, aug=aug, bs=bs, in_memory=in_memory, **settings)
+        return cls.from_files(Path(path), sets, classes, size=size, aug=aug, bs=bs, in_memory=in_memory,
+                              **settings)
 
     def resize(self, size: int, folder: str | Path | None = None) -> 'ImageData':
-        """The same data from smaller files: each picture's shorter side `size`, in `folder`, by default one in
-        `write_root()`. Resized once; later calls find them, unless a file has changed. Lesson 06b_files."""
+        """The same data from smaller files: each picture's shorter side `size`, in `folder`, by default one
+        in `write_root()`. Made once; later calls find them, unless a file has changed. Lesson 06b_files."""
         if self.path is None:
-            raise ValueError('resize makes files of files, and these pictures are none: take replace(size=...)')
+            raise ValueError('resize makes files of files, and these are none: take replace(size=...)')
         check_size(size)
-        if size is None or size < (self.settings['size'] or 1):
-            raise ValueError(f"resize({size}), but the data have size={self.settings['size']}: never enlarge again")
+        now = self.settings['size']
+        if size is None or size < (now or 1):
+            raise ValueError(f'resize({size}), but the data have size={now}: never enlarge again')
         folder = resized_files(self.path, [f for x, _ in self.sets.values() for f in x.files], size, folder)
-        sets = {name: (PictureStore([folder / resized_name(f.relative_to(self.path)) for f in x.files],
-                                    self.settings['size'], x.names), y) for name, (x, y) in self.sets.items()}
+        def copies(x): return [folder / resized_name(f.relative_to(self.path)) for f in x.files]
+        sets = {name: (PictureStore(copies(x), now, x.names), y) for name, (x, y) in self.sets.items()}
         data = self.build(sets, self.classes, **self.settings)
         data.path, data.train.epoch = folder, self.train.epoch
         return data

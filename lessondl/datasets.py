@@ -546,15 +546,16 @@ def _save_all(jobs: list, title: str):
     with ThreadPoolExecutor(os.cpu_count()) as pool, _Bar(len(jobs), title, '') as bar:
         for _ in pool.map(save, jobs): bar.update(1)
 
-# %% ../nbs/06b_files.ipynb #6564c77f
+# %% ../nbs/06b_files.ipynb #00e3f53f
 def cartoons() -> Path:
     """A folder of drawn pictures of two fellows: `train/ valid/ test/`, in each `round/` and `boxy/`.
 
-    JPEG files 130 to 260 pixels wide and high: 200, 60 and 50 of each, with `LESSONDL_SAMPLE=1` 24, 10 and 10.
-    Colours, poses, hats, sizes and grounds say nothing of the class; the outline of the body does. One in ten
-    of the test pictures is odd: far away, upside down, hidden behind a thing of the other shape, between
-    round and boxy, or a blurred negative. Drawn at the first call, the same for everyone: a stand-in for
-    photographs of your own, and no result on it says anything of another set. Lesson `06b_files`."""
+    JPEG files 130 to 260 pixels wide and high: 200, 60 and 50 of each, with `LESSONDL_SAMPLE=1` 24, 10 and
+    10. Colours, poses, hats, sizes and grounds say nothing of the class; the shapes of body, eyes, hands and
+    feet do, and most often ears and a belly, or antennae and a panel. One in ten of the test pictures is odd:
+    far away, upside down, hidden behind a thing of the other shape, between round and boxy, or a blurred
+    negative. Drawn at the first call, the same for everyone: a stand-in for photographs of your own, and no
+    result on it says anything of another set. Lesson `06b_files`."""
     counts = (24, 10, 10) if sample_only() else (200, 60, 50)
     def draw(folder):
         from lessondl.drawings import cartoon
@@ -567,17 +568,17 @@ def cartoons() -> Path:
                     rng = np.random.default_rng([s, boxy, i])
                     jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon, (boxy, rng, odd)))
         _save_all(jobs, 'drawing cartoons')
-    return _drawn('cartoons-2' + '-sample'*sample_only(), draw)
+    return _drawn('cartoons-4' + '-sample'*sample_only(), draw)
 
-# %% ../nbs/06b_files.ipynb #55227c39
+# %% ../nbs/06b_files.ipynb #0bcb2558
 def satellites() -> Path:
     """A folder of drawn tiles of a rain forest from above, each with some of 17 labels.
 
     `train-jpg/train_0.jpg` and so on, `test-jpg/`, whose labels nobody tells, and `train_v2.csv` with the
     columns image_name and tags; 256x256 pixels, 1,500 and 200 tiles, with `LESSONDL_SAMPLE=1` 80 and 20.
     Names, layout and roughly the frequencies are those of the Planet set (Kaggle, 2017), and so is what goes
-    with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than there, each on
-    two tiles at least. Many labels share their colours: road and river, plots, pits and bare ground differ
+    with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than there, each
+    on two tiles at least. Many labels share their colours: road and river, plots, pits and bare ground differ
     in shape. Drawn at the first call, the same for everyone: a stand-in, and no result on it says
     anything of the real set. Lesson `06b_files`."""
     counts = (80, 20) if sample_only() else (1500, 200)

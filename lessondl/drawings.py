@@ -16,7 +16,7 @@ import math
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-# %% ../nbs/modules/06_drawings.ipynb #63c543f4
+# %% ../nbs/modules/06_drawings.ipynb #eea70e1c
 fine = 2      # everything is drawn this many times larger
 
 def rounded(x: float, y: float, rx: float, ry: float, power: float = 2.) -> np.ndarray:
@@ -53,14 +53,19 @@ class Brush:
         self.shape(rounded(x, y, rx, ry, power), fill, edge, width)
 
     def box(self, x, y, rx, ry, fill, edge=None, width=.05):
-        self.shape([(x - rx, y - ry), (x + rx, y - ry), (x + rx, y + ry), (x - rx, y + ry)], fill, edge, width)
+        corners = [(x - rx, y - ry), (x + rx, y - ry), (x + rx, y + ry), (x - rx, y + ry)]
+        self.shape(corners, fill, edge, width)
 
     def arc(self, x, y, rx, ry, start, end, colour, width=.07):
         t = np.radians(np.linspace(start, end, 14))
         self.line(np.stack([x + rx*np.cos(t), y + ry*np.sin(t)], 1), colour, width)
 
-def hsv(h: float, s: float, v: float) -> tuple: return tuple(round(255*c) for c in colorsys.hsv_to_rgb(h % 1, s, v))
-def mix(a: tuple, b: tuple, t: float) -> tuple: return tuple(round(p + (q - p)*t) for p, q in zip(a, b))
+def hsv(h: float, s: float, v: float) -> tuple:
+    return tuple(round(255*c) for c in colorsys.hsv_to_rgb(h % 1, s, v))
+
+def mix(a: tuple, b: tuple, t: float) -> tuple:
+    return tuple(round(p + (q - p)*t) for p, q in zip(a, b))
+
 black, white = (25, 20, 35), (255, 255, 255)
 
 # %% ../nbs/modules/06_drawings.ipynb #2ce26bb9
@@ -141,7 +146,7 @@ def sea(self):
 
 Ground.meadow, Ground.night, Ground.sea = meadow, night, sea
 
-# %% ../nbs/modules/06_drawings.ipynb #94ac963d
+# %% ../nbs/modules/06_drawings.ipynb #e25a7e4c
 def room(self):
     b, one, w, h, u, horizon = self.b, self.one, self.w, self.h, self.u, self.horizon
     hue = one()
@@ -155,7 +160,8 @@ def room(self):
                 self.ball(x + (j % 2)*step/2, y, step/7, mix(wall, hsv(hue + .5, .4, 1), .4))
     self.slope(floor, mix(floor, (0, 0, 0), .25), horizon, h)
     b.box(w/2, horizon, w/2, u*.012, mix(floor, (0, 0, 0), .4))
-    x, y, r, frame, glass = one(.1, .9)*w, horizon*one(.25, .5), u*one(.1, .16), hsv(one(), .4, .6), hsv(.55, .3, 1)
+    x, y, r = one(.1, .9)*w, horizon*one(.25, .5), u*one(.1, .16)
+    frame, glass = hsv(one(), .4, .6), hsv(.55, .3, 1)
     if self.rng.random() < .5:
         self.ball(x, y, r, frame); self.ball(x, y, r*.8, glass)
     else:
@@ -181,7 +187,7 @@ def town(self):
 
 Ground.room, Ground.town = room, town
 
-# %% ../nbs/modules/06_drawings.ipynb #95b22aae
+# %% ../nbs/modules/06_drawings.ipynb #e6cbce6d
 class Fellow:
     "Draws one fellow on `image`: what is behind, the body, the coat, the face, the hands, the hat."
     def __init__(self, image: Image.Image, boxy: bool, rng: np.random.Generator, middle, unit: float,
@@ -196,9 +202,12 @@ class Fellow:
         self.light, self.other = mix(self.skin, white, .55), hsv(hue + one(.25, .75), one(.4, .8), one(.6, 1))
         self.rx, self.ry = one(.82, 1., 2) if boxy else one(.92, 1.05, 2)
         if rng.random() < .15: self.rx, self.ry = self.rx*.8, self.ry*1.12
-        self.body = rounded(0, 0, self.rx, self.ry, power or (one(6, 12) if boxy else one(1.9, 2.2)))
+        self.power = power or (one(6, 12) if boxy else one(1.9, 2.2))
+        self.body = rounded(0, 0, self.rx, self.ry, self.power)
         if boxy: self.body[:, 0] *= 1 + one(-.12, .12)*self.body[:, 1]  # wider at the top or at the foot
-        self.head = self.pick(7)
+        usual = rng.random(2) < .75
+        self.head = (2 if boxy else 0) if usual[0] else self.pick(7)
+        self.kind = (4 if boxy else 0) if usual[1] else self.pick(6)
         self.limbs(); self.ears()
         self.b.shape(self.body, self.skin, self.edge, .08)
         self.coat(); self.face(); self.hold(); self.hat()
@@ -207,9 +216,10 @@ class Fellow:
         b, rx, ry, edge, pose, arms = self.b, self.rx, self.ry, self.edge, self.pick(4), self.pick(4)
         self.hands = []
         for s in (-1, 1):
-            x, y = [(s*.4, ry + .45), (s*.55, ry + .42), (s*.35 + .3, ry + .35 + .1*s), (s*.75, ry + .12)][pose]
+            x, y = [(s*.4, ry + .45), (s*.55, ry + .42), (s*.35 + .3, ry + .35 + .1*s),
+                    (s*.75, ry + .12)][pose]
             b.line([(s*.35, ry*.8), ((s*.45 + x)/2, (ry*.8 + y)/2), (x, y)], edge, .2)
-            b.oval(x + .1*(1 if pose == 2 else s), y + .02, .24, .13, self.other, edge)
+            b.oval(x + .1*(1 if pose == 2 else s), y + .02, .24, .14, self.other, edge, power=self.power)
         for s in (-1, 1):
             up = arms == 3 or arms == 1 and s == 1
             hand = (s*(rx + .42), self.one(-.75, -.4)) if up else (s*(rx + .02), .5) if arms == 2 else \
@@ -222,17 +232,19 @@ class Fellow:
         if self.head == 3: b.line([(0, top + .1), (0, top - .25)], leaf, .09)
         for s in (-1, 1):
             if self.head == 0:
-                b.oval(s*.55, top + .02, .26, .3, self.skin, edge); b.oval(s*.55, top + .02, .13, .16, self.light)
-            if self.head == 1: b.shape([(s*.25, top + .2), (s*.62, top - .42), (s*.8, top + .35)], self.skin, edge)
+                b.oval(s*.55, top + .02, .26, .3, self.skin, edge)
+                b.oval(s*.55, top + .02, .13, .16, self.light)
+            if self.head == 1:
+                b.shape([(s*.25, top + .2), (s*.62, top - .42), (s*.8, top + .35)], self.skin, edge)
             if self.head == 2:
                 b.line([(s*.3, top + .1), (s*.4, top - .45)], edge, .08)
-                b.oval(s*.4, top - .5, .13, .13, self.other, edge)
+                b.oval(s*.4, top - .5, .14, .14, self.other, edge, power=self.power)
             if self.head == 3: b.oval(s*.2, top - .33, .22, .11, hsv(.3, .6, .7), leaf)
 
-# %% ../nbs/modules/06_drawings.ipynb #3ea565c5
+# %% ../nbs/modules/06_drawings.ipynb #286134f8
 def coat(self):
     "Stripes, spots, trousers, a belly, a pocket; painted on a copy, of which only the body is kept."
-    sheet, mask, kind, one = self.image.copy(), Image.new('L', self.image.size), self.pick(6), self.one
+    sheet, mask, kind, one = self.image.copy(), Image.new('L', self.image.size), self.kind, self.one
     ImageDraw.Draw(mask).polygon(self.b.at(self.body*.94), 255)
     c = Brush(sheet, *self.place)
     if kind == 0: c.oval(0, .45, .6, .5, self.light)
@@ -255,22 +267,27 @@ def face(self):
     for s in (-1, 1):
         ex = x + s*gap
         if eyes == 1: b.arc(ex, y + .08, r*.8, r*.8, 200, 340, black, .08)
-        elif eyes == 2: b.oval(ex, y, .1, .14, black); b.oval(ex - .03, y - .05, .035, .035, white)
-        elif eyes == 3: b.oval(ex, y, .27, .2, black, power=3); b.line([(x, y - .05), (ex, y - .05)], black, .06)
+        elif eyes == 2:
+            b.oval(ex, y, .11, .14, black, power=self.power); b.oval(ex - .03, y - .05, .035, .035, white)
+        elif eyes == 3:
+            b.oval(ex, y, .27, .2, black, power=self.power)
+            b.line([(x, y - .05), (ex, y - .05)], black, .06)
         else:
-            b.oval(ex, y, r, r*1.15, white, edge)
-            b.oval(ex + dx, y + dy, r*.5, r*.55, black if eyes < 5 else self.dark)
+            b.oval(ex, y, r, r*1.15, white, edge, power=self.power)
+            b.oval(ex + dx, y + dy, r*.5, r*.55, black if eyes < 5 else self.dark, power=self.power)
             b.oval(ex + dx - .04, y + dy - .06, r*.16, r*.16, white)
     tilt, brows, blush = one(-.12, .12), rng.random() < .35, rng.random() < .4
     for s in (-1, 1):
         ex = x + s*gap
-        if brows: b.line([(ex - .14, y - r - .14 + s*tilt), (ex + .14, y - r - .14 - s*tilt)], edge, .06)
+        ey = y - r - .14
+        if brows: b.line([(ex - .14, ey + s*tilt), (ex + .14, ey - s*tilt)], edge, .06)
         if blush: b.oval(ex + s*.2, y + .3, .12, .08, mix(self.skin, (255, 90, 120), .5))
     y += one(.42, .52)
     if mouth in (0, 4): b.arc(x, y - .12, .3, .25, 20, 160, black)
     if mouth == 1:
         half = rounded(x, y - .08, .3, .3)
-        b.shape(half[half[:, 1] >= y - .09], (120, 25, 40), edge); b.oval(x, y + .13, .13, .07, (240, 120, 130))
+        b.shape(half[half[:, 1] >= y - .09], (120, 25, 40), edge)
+        b.oval(x, y + .13, .13, .07, (240, 120, 130))
     if mouth == 2: b.oval(x, y, .1, .12, (120, 25, 40), edge)
     if mouth == 3: b.line([(x - .2, y), (x + .2, y + one(-.06, .06))], black, .07)
     if mouth == 4: b.box(x, y + .16, .07, .05, white, edge, .03)
@@ -279,17 +296,22 @@ def face(self):
 def hold(self):
     "Hands, and in one of them a balloon, a flower, an ice cream or a parcel."
     b, edge, held = self.b, self.edge, self.pick(8)
-    for x, y in self.hands: b.oval(x, y, .14, .14, self.skin, edge)
+    for x, y in self.hands: b.oval(x, y, .15, .15, self.skin, edge, power=self.power)
     x, y = self.hands[self.pick(2)]
-    if held == 0: b.line([(x, y), (x + .1, y - 1.2)], edge, .03); b.oval(x + .1, y - 1.55, .33, .38, self.other, edge)
+    if held == 0:
+        b.line([(x, y), (x + .1, y - 1.2)], edge, .03)
+        b.oval(x + .1, y - 1.55, .33, .38, self.other, edge)
     if held == 1:
         b.line([(x, y + .2), (x, y - .4)], hsv(.3, .6, .45), .06)
-        for t in range(5): b.oval(x + .15*math.cos(t*1.257), y - .5 + .15*math.sin(t*1.257), .11, .11, self.other)
+        for t in np.arange(5)*1.257:
+            b.oval(x + .15*math.cos(t), y - .5 + .15*math.sin(t), .11, .11, self.other)
         b.oval(x, y - .5, .1, .1, hsv(.13, .7, 1))
     if held == 2:
         b.shape([(x - .14, y - .15), (x + .14, y - .15), (x, y + .3)], hsv(.09, .5, .8), edge, .03)
         b.oval(x, y - .25, .18, .17, self.light, edge, .03)
-    if held == 3: b.box(x, y - .28, .22, .22, self.other, edge, .04); b.line([(x, y - .5), (x, y - .06)], self.light, .05)
+    if held == 3:
+        b.box(x, y - .28, .22, .22, self.other, edge, .04)
+        b.line([(x, y - .5), (x, y - .06)], self.light, .05)
 
 def hat(self):
     b, top, edge = self.b, -self.ry, self.edge
@@ -303,10 +325,11 @@ def hat(self):
 
 Fellow.coat, Fellow.face, Fellow.hold, Fellow.hat = coat, face, hold, hat
 
-# %% ../nbs/modules/06_drawings.ipynb #1bf883c8
+# %% ../nbs/modules/06_drawings.ipynb #a1de5800
 def cover(image: Image.Image, rng: np.random.Generator, middle, unit: float):
     "Something in front: grass, a fence, a bush, a crate or a cloud."
-    (w, h), b, one, kind, (x, y) = (s/fine for s in image.size), Brush(image), rng.uniform, rng.integers(5), middle
+    (w, h), (x, y), b, one = (s/fine for s in image.size), middle, Brush(image), rng.uniform
+    kind = rng.integers(5)
     green, wood = hsv(one(.2, .42), .6, one(.35, .7)), hsv(one(.02, .12), one(.1, .6), one(.5, .95))
     if kind == 0:
         for gx in np.arange(0, w, unit*.07):
@@ -337,7 +360,7 @@ def cartoon(boxy: bool, rng: np.random.Generator, odd: int | None = None) -> Ima
     if max(w, h) > 1.5*min(w, h): h = w
     image = Image.new('RGB', (w*fine, h*fine))
     horizon = Ground(image, rng).horizon
-    unit = min(w, h)*(rng.uniform(.17, .28) if odd != 0 else .07)
+    unit = min(w, h)*(rng.uniform(.24, .34) if odd != 0 else .07)
     x = rng.uniform(1.35*unit, w - 1.35*unit)
     y = min(max(horizon - unit*rng.uniform(-.6, .5), 1.5*unit), h - 1.4*unit)
     shadow = image.copy()
@@ -345,7 +368,7 @@ def cartoon(boxy: bool, rng: np.random.Generator, odd: int | None = None) -> Ima
     image.paste(Image.blend(image, shadow, .35))
     Fellow(image, boxy, rng, (x, y), unit, rng.normal(0, .15) + math.pi*(odd == 2),
            rng.uniform(3, 3.6) if odd == 1 else None)
-    if rng.random() < .22: cover(image, rng, (x, y), unit)
+    if rng.random() < .15: cover(image, rng, (x, y), unit)
     if odd == 3:
         c = hsv(rng.random(), .4, .8)
         Brush(image).oval(x, y + .55*unit, 1.1*unit, .95*unit, c, mix(c, (0, 0, 0), .5), 2., 2 if boxy else 9)
@@ -353,7 +376,7 @@ def cartoon(boxy: bool, rng: np.random.Generator, odd: int | None = None) -> Ima
     if odd == 4: image = ImageChops.invert(image).filter(ImageFilter.GaussianBlur(2.2))
     return image.convert('L').convert('RGB') if rng.random() < .08 else image
 
-# %% ../nbs/modules/06_drawings.ipynb #11ce9a32
+# %% ../nbs/modules/06_drawings.ipynb #6b400dd4
 N = 256                       # pixels a side
 
 def grain(rng: np.random.Generator, cells: int) -> np.ndarray:
@@ -367,7 +390,7 @@ def clouds(rng: np.random.Generator, cells: int = 3, octaves: int = 5, fade: flo
     return (x - x.min())/(x.max() - x.min())
 
 def lay(land: np.ndarray, colour, mask: np.ndarray): land += mask[..., None]*(colour - land)
-def soft(x: np.ndarray, edge: float, width: float = .05) -> np.ndarray: return np.clip((x - edge)/width + .5, 0, 1)
+def soft(x, edge, width=.05) -> np.ndarray: return np.clip((x - edge)/width + .5, 0, 1)
 
 def mask_of(draw) -> np.ndarray:
     "What `draw(brush, scale)` paints on a larger sheet, as a mask [N,N] from 0 to 1."
@@ -449,7 +472,7 @@ def patches(land, rng):
         plot = mask_of(lambda d, f, corners=corners: d.polygon([tuple(p*f) for p in corners], 255))
         lay(land, (colour + rng.normal(0, .03))*mottle, plot)
 
-# %% ../nbs/modules/06_drawings.ipynb #ab9bdf60
+# %% ../nbs/modules/06_drawings.ipynb #9961e249
 def river(land, rng):
     "Water: a winding river, or at times a lake. Returns points along it."
     colours = np.array([[.42, .36, .26], [.2, .27, .24], [.33, .36, .3], [.13, .18, .2]])
@@ -482,7 +505,9 @@ def houses(land, rng, street):
         corners = (np.array([[-w, -h], [w, -h], [w, h], [-w, h]]) + p) @ axes + middle
         sheets[rng.integers(4)].append(corners)
     for colour, boxes in zip(roofs, sheets):
-        lay(land, colour, mask_of(lambda d, f, boxes=boxes: [d.polygon([tuple(c*f) for c in b], 255) for b in boxes]))
+        def draw(d, f, boxes=boxes):
+            for b in boxes: d.polygon([tuple(c*f) for c in b], 255)
+        lay(land, colour, mask_of(draw))
 
 def bare(land, rng):
     "Bare ground: one smooth patch of earth."
@@ -506,10 +531,11 @@ def diggings(land, rng, shore):
     ponds = np.array([[.62, .66, .55], [.45, .56, .5], [.66, .57, .4], [.36, .44, .38]])
     for colour in ponds:
         spots = middle + rng.normal(0, 20, (rng.integers(2, 6), 2))
-        lay(land, colour, mask_of(lambda d, f, s=spots: [dot(d, p*f, rng.uniform(4, 10)*f, rng.uniform(.6, 1.3))
-                                                         for p in s]))
+        def draw(d, f, spots=spots):
+            for p in spots: dot(d, p*f, rng.uniform(4, 10)*f, rng.uniform(.6, 1.3))
+        lay(land, colour, mask_of(draw))
 
-# %% ../nbs/modules/06_drawings.ipynb #72432a64
+# %% ../nbs/modules/06_drawings.ipynb #22c85560
 def pit(land, rng):
     "Conventional mine: one large pit in terraces, with water at its bottom."
     middle, r = rng.uniform(80, 176, 2), rng.uniform(50, 80)
@@ -547,8 +573,9 @@ def blown(land, rng):
         d = np.array([math.cos(b), math.sin(b)])
         streaks.append(([*(p + d*near), *(p + d*(near + far))], rng.uniform(1.2, 2.8)))
     for k in range(3):                                   # three shades of streaks
-        shape = mask_of(lambda d, f, k=k: [d.line([c*f for c in ends], 255, round(w*f)) for ends, w in streaks[k::3]])
-        lay(land, np.array([.5, .46, .33])*(.8 + .14*k), .6*shape)
+        def draw(d, f, k=k):
+            for ends, w in streaks[k::3]: d.line([c*f for c in ends], 255, round(w*f))
+        lay(land, np.array([.5, .46, .33])*(.8 + .14*k), .6*mask_of(draw))
 
 def weather_over(land, rng, labels):
     "Clouds with their shadows, haze or a closed cover of cloud."
@@ -564,10 +591,10 @@ def weather_over(land, rng, labels):
         sky = clouds(rng, 3, 6, .6)
         lay(land, (.62 + .38*sky)[..., None]*np.array([.97, .98, 1]), np.clip(.8 + .5*sky, 0, 1))
 
-# %% ../nbs/modules/06_drawings.ipynb #41bada05
+# %% ../nbs/modules/06_drawings.ipynb #7e43ed5f
 weather = ['clear', 'partly_cloudy', 'haze', 'cloudy']
-rare_labels = ['artisinal_mine', 'bare_ground', 'blooming', 'blow_down', 'conventional_mine', 'selective_logging',
-               'slash_burn', 'habitation']                # spelt as in the real set
+rare_labels = ['artisinal_mine', 'bare_ground', 'blooming', 'blow_down', 'conventional_mine',
+               'selective_logging', 'slash_burn', 'habitation']          # spelt as in the real set
 
 def tile_labels(rng: np.random.Generator, rare: str | None = None) -> list[str]:
     "Labels for one tile, sorted; with `rare`, one that this tile must have."
@@ -575,13 +602,16 @@ def tile_labels(rng: np.random.Generator, rare: str | None = None) -> list[str]:
     sky = 'clear' if rare else weather[rng.choice(4, p=[.69, .18, .075, .055])]
     if sky == 'cloudy': return [sky]                       # nothing else can be seen
     have = {sky} | ({rare} if rare else set())
-    have |= {name for name, p in zip(rare_labels, (.011, .024, .013, .008, .007, .013, .011)) if chance(p)}
-    if have & {'blooming', 'blow_down', 'selective_logging', 'slash_burn'} or chance(.96): have.add('primary')
+    shares = zip(rare_labels, (.011, .024, .013, .008, .007, .013, .011))
+    have |= {name for name, p in shares if chance(p)}
+    if have & {'blooming', 'blow_down', 'selective_logging', 'slash_burn'} or chance(.96):
+        have.add('primary')
     if chance(.3) or 'primary' not in have and chance(.6): have.add('agriculture')
     farm = 'agriculture' in have
     if chance(.3 if farm else .04) or 'slash_burn' in have and chance(.6): have.add('cultivation')
     if chance(.22 if farm else .03) or 'conventional_mine' in have and chance(.4): have.add('habitation')
-    if chance(.4 if farm else .06) or have & {'habitation', 'selective_logging'} and chance(.7): have.add('road')
+    if chance(.4 if farm else .06) or have & {'habitation', 'selective_logging'} and chance(.7):
+        have.add('road')
     if chance(.17) or 'artisinal_mine' in have and chance(.9): have.add('water')
     return sorted(have)
 

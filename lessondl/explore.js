@@ -708,6 +708,8 @@ const sentences = {
   tanh: 'tanh: any number is squeezed to between −1 and 1.', add: 'Two numbers at the same place are added.', mul: 'Two numbers at the same place are multiplied.',
   sub: 'The second number is subtracted from the first.', div: 'The first number is divided by the second.', exp: 'e to the power of the number.',
   leaky_relu: 'Below 0 only a small share of it is left, else it stays as it is.', neg: 'The sign is turned.', where: 'A choice between two numbers, by a condition.',
+  ...Object.fromEntries(Object.entries({ gt: 'larger than', ge: 'at least', lt: 'smaller than', le: 'at most', eq: 'equal to', ne: 'other than' })
+    .map(([op, how]) => [op, `Is the first number ${how} the second? 1 says yes, 0 says no.`])),
 }
 const tellPointwise = (s, index, w) => {
   const given = operations[s.op].roles, v = role => s.in[role] ? s.in[role].values[w[role][0]] : s.args[role]
@@ -1141,7 +1143,7 @@ class App {
     const { classes } = this.payload, n = out.shape[out.shape.length - 1] || 1, from = out.size - n     // of a sequence: the last
     const values = Array.from(out.values.subarray(from)), sure = out.op === 'softmax' || out.op === 'log_softmax'
     const amounts = out.op === 'log_softmax' ? values.map(Math.exp) : values
-    const best = range(0, n).sort((a, b) => amounts[b] - amounts[a]).slice(0, 3)
+    const rank = k => Number.isNaN(amounts[k]) ? -Infinity : amounts[k], best = range(0, n).sort((a, b) => rank(b) - rank(a) || a - b).slice(0, 3)
     this.answer.replaceChildren(el('span', { className: 'label' }, sure ? 'answer' : 'largest'), ...best.map(k => el('div', { className: 'guess' },
       el('bdi', {}, classes && classes[k] !== undefined ? String(classes[k]) : `number ${k}`),
       el('i', {}, (() => { const b = el('i'); b.style.width = sure ? `${100 * amounts[k]}%` : '0'; return b })()),

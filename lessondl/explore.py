@@ -149,7 +149,7 @@ def _rule(s: Step) -> str:
     one = Step(s.name, s.op, torch.empty(1, 1), s.cells, operands=given, args=s.args | one)
     return formulas[s.op](_Marks(given), one)[0]
 
-# %% ../nbs/05_explore.ipynb #61a3acb4
+# %% ../nbs/05_explore.ipynb #22ae032d
 def _stem(b: Block, names: set[str]) -> dict:
     "How the ranges of a block are named: `groups` of them, `stem_i` or `stem_i_j` with so many `pieces` of i"
     groups, outputs = math.prod(n for n, _, _ in b.dims[:max(b.lead, 0)]), b.step.value.shape[0]
@@ -163,17 +163,16 @@ def _stem(b: Block, names: set[str]) -> dict:
 # their formulas explore.js writes by itself
 _by_window = 'convolution', 'linear', 'addmm', 'mm', 'bmm', 'embedding'
 
-def _workbook(model: nn.Module, inputs: tuple, t: Trace) -> dict:
+def _workbook(t: Trace) -> dict:
     """Where each number stands in the workbook of lesson 04, and the rule of every step's formulas; for a net
     of which `to_spreadsheet` makes no workbook `none`, which says why."""
-    try:
-        _check(Layout(t, {}, None, 3), 1_000_000)    # too large is told quickly
-        return _cells_and_rules(trace(model, *inputs, dtype=torch.float64))
+    try: return _cells_and_rules(t)
     except (ValueError, NotImplementedError, OverflowError) as error: return dict(none=str(error))
 
 def _cells_and_rules(t: Trace) -> dict:
-    "The same of a trace in float64; the errors are those of `to_spreadsheet`"
+    "The same; the errors are those of `to_spreadsheet`"
     plan = Layout(t, {}, None, 3)
+    _check(plan, 1_000_000)
     cells, blocks, _ = _place(plan, _best_wrap(plan))
     _name_ranges(cells, blocks)
     number = {id(s): i for i, s in enumerate([*t.weights, *t.constants, *t.steps])}
@@ -214,7 +213,7 @@ class Explore:
 
     def __repr__(self) -> str: return self.about
 
-# %% ../nbs/05_explore.ipynb #2a36a02e
+# %% ../nbs/05_explore.ipynb #d0a2975b
 most_numbers = 8_000_000     # weights and inputs that a page carries: 43 MB
 most_cells = 30_000_000      # numbers that a page may hold
 
@@ -241,7 +240,7 @@ def explore(model: nn.Module,                # any that `trace` takes, after mod
     pictures = None
     if len(inputs) == 1 and getattr(inputs[0], 'ndim', 0) == 4 and len(inputs[0]) > 1:
         pictures, inputs = inputs[0][:24], (inputs[0][:1],)
-    t = trace(model, *inputs)
+    t = trace(model, *inputs, dtype=torch.float64)      # as for a spreadsheet
     cells = sum(s.value.numel() for s in [*t.weights, *t.constants, *t.steps])
     left, given = [], sorted([*t.weights, *t.constants], key=lambda s: s.value.numel())
     carried = sum(s.value.numel() for s in [*given, *t.inputs])
@@ -256,7 +255,7 @@ def explore(model: nn.Module,                # any that `trace` takes, after mod
     title = title or t.model
     named = {k: v.flatten().tolist() for k, v in kernels.items()}
     data = payload(t, left) | dict(title=str(title), kernels=named)
-    data['workbook'] = dict(none='too many numbers') if left else _workbook(model, inputs, t)
+    data['workbook'] = dict(none='too many numbers') if left else _workbook(t)
     if names: data['names'] = {k: str(v) for k, v in names.items()}
     answers = t.output.shape[-1] if t.output.ndim else 1
     if classes is not None: data['classes'] = _labels('classes', classes, answers)

@@ -1,4 +1,5 @@
 "The page computes what PyTorch computes: explore.js run by Node over many models; what goes into a page"
+import base64
 import datetime
 import io
 import json
@@ -21,6 +22,7 @@ from torch import nn
 
 from lessondl import cnn, schedules
 from lessondl.explore import (
+    _script,
     _workbook,
     augmentation_explorer,
     explore,
@@ -369,8 +371,8 @@ def test_cells_and_formulas_are_those_of_the_workbook(name, tmp_path):
         model, x = nn.Sequential(*layers, nn.Linear(75, 4), nn.LogSoftmax(-1)), torch.randn(1, 1, 14, 14)
     elif name == 'ConvBnNet2': model, x = cnn.ConvBnNet2([3, 4], 10), torch.randn(1, 3, 8, 8)
     elif name != 'attention': model, x = next((m, x) for n, m, x in models() if n == name)
-    t = trace(model.eval(), x)
-    given = run(everything, payload(t) | dict(workbook=_workbook(model, (x,), t)))
+    t = trace(model.eval(), x, dtype=torch.float64)
+    given = run(everything, payload(t) | dict(workbook=_workbook(t)))
     path = to_spreadsheet(model, x, path=tmp_path/'net.xlsx')
     cells, book = read_cells(path), openpyxl.load_workbook(path)
     for s in t.steps:
@@ -462,3 +464,28 @@ def test_a_picture_is_taken_and_what_is_none_is_told():
     assert live.controls['picture'].value == 'mine.png' and live.message.value == ''
     send('<b>text.jpg', b'no picture')
     assert 'no picture that Pillow can read' in live.message.value and '<b>' not in live.message.value
+
+
+# ---- what is saved in the lessons
+
+def saved(lesson):
+    nb = json.loads((root/'nbs'/f'{lesson}.ipynb').read_text(encoding='utf-8'))
+    assert 'widgets' not in nb['metadata']
+    return [o['data'] for c in nb['cells'] for o in c.get('outputs', ()) if 'data' in o]
+
+
+def test_the_lesson_holds_the_script_and_the_style_of_today():
+    html = [''.join(data.get('text/html', '')) for data in saved('05_explore')]
+    pages = [h for h in html if 'lessondl-explore' in h]
+    style = (root/'lessondl'/'explore.css').read_text(encoding='utf-8')
+    assert len(pages) == 4 and all(_script() in p and style in p and 'data:image/png' in p for p in pages)
+
+
+@pytest.mark.parametrize('lesson, explorer', [
+    ('01_convolution', 'kernel_explorer'), ('02_softmax', 'softmax_explorer'),
+    ('05_explore', 'kernel_explorer'), ('07_schedules', 'schedule_explorer')])
+def test_a_widget_is_saved_as_its_figure_and_nothing_more(lesson, explorer):
+    found = [data for data in saved(lesson) if data.get('text/plain', [''])[0].startswith(explorer)]
+    assert len(found) == 1 and set(found[0]) == {'image/png', 'text/plain'}
+    assert png_size(base64.b64decode(''.join(found[0]['image/png'])))[0] > 300
+    assert sum(len(str(data)) for data in saved(lesson)) < 1e6

@@ -3,12 +3,14 @@ import copy
 import random
 
 import nbformat
+import openpyxl
 import pytest
 import torch
 from test_lab import Lab, browser, browser_args, open_notebook
 from torch import nn
 
 from lessondl.explore import explore, explore_html
+from lessondl.spreadsheet import read_cells, to_spreadsheet
 from lessondl.trace import operations, trace
 
 pytestmark = pytest.mark.e2e
@@ -350,6 +352,60 @@ def test_any_kernel_can_be_changed(visit, tmp_path):
     change(6, 1, None, place, -2, lambda m: m.block.weight[1, 0, 1, 0].__setitem__(2, -2))
     change(7, 2, 3, 'row 0, column 4', 1, lambda m: m.line.weight[2, 3].__setitem__(4, 1))
     assert not torch.allclose(edited(x)[0], model(x)[0], atol=1e-3)
+
+
+class Again(nn.Module):
+    "The same convolution three times: a row of the table of steps in time"
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        for _ in range(3): x = self.mix(x).tanh()
+        return x.mean((2, 3))
+
+
+def test_kernels_of_steps_in_time(visit, tmp_path):
+    torch.manual_seed(2)
+    model, x = Again().eval(), torch.randn(1, 2, 9, 9)
+    page = visit(explore_html(model, x, path=tmp_path/'page.html'))
+    assert page.locator('.sequence canvas').count() == 6
+    page.get_by_role('button', name='Change kernels').click()
+    page.get_by_label('kernel').select_option('1')
+    page.get_by_label('named').select_option('sharpen')
+    shown = page.locator('.lessondl-explore').evaluate('e => [...e.app.net.outputs[0].values]')
+    with torch.no_grad(): model.mix.weight[1, 0] = torch.tensor([[0., -1, 0], [-1, 5, -1], [0, -1, 0]])
+    assert torch.allclose(torch.tensor(shown), model(x)[0], atol=1e-4)
+
+
+def test_the_cell_of_the_spreadsheet(models, visit, tmp_path):
+    model, x = models['digits']
+    page = visit(explore_html(model, x[:1], path=tmp_path/'page.html'))
+    path = to_spreadsheet(model, x[:1], path=tmp_path/'net.xlsx')
+    cells, book = read_cells(path), openpyxl.load_workbook(path)
+    t, root = trace(model, x[:1]), page.locator('.lessondl-explore')
+    for i, s in enumerate(s for s in t.steps if not s.moves):
+        page.locator('.step canvas').nth(i).focus()
+        for key in ('Home', 'ArrowRight'): page.keyboard.press(key)
+        assert panel(root)[:2] == (s.name, 1)
+        at = cells[s.name].ravel()[1]
+        sheet, cell = at.rsplit('!', 1)
+        expected = at if s.op == 'input' else f"{at} {book[sheet.strip(chr(39))][cell].value}"
+        text = page.locator('.code', has_text='spreadsheet').locator('code').inner_text()
+        assert text.strip() == expected
+
+
+def test_weights_too_many_for_a_page_are_told(visit, tmp_path, monkeypatch):
+    monkeypatch.setattr('lessondl.explore.most_numbers', 600)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 30), nn.Tanh(), nn.Linear(30, 30), nn.Tanh(), nn.Linear(30, 3))
+    x = torch.ones(1, 4)
+    page = visit(explore_html(net.eval(), x, path=tmp_path/'page.html'))
+    said = page.locator('.message:visible').all_inner_texts()
+    assert said == ['The 900 weights of this step are too many for a page: these numbers come from Python, '
+                    'and stay as they are.']
+    hover_everywhere(page, page.locator('.lessondl-explore'), trace(net, x), 10)
+    assert 'no spreadsheet: too many numbers' in page.locator('.panel').inner_text()
 
 
 def test_other_pictures_and_a_drawn_one(models, visit, tmp_path):
