@@ -67,7 +67,7 @@ class PictureList:
         if x.dtype != torch.uint8: x = (x * 255).round().clamp(0, 255).byte()
         return x[0].permute(1, 2, 0).numpy()
 
-# %% ../nbs/06_data.ipynb #2321ae94
+# %% ../nbs/06_data.ipynb #d823a8f3
 class BatchLoader(PictureList):
     """Pictures in memory as batches (x, y): x float32 [B,C,H,W] normalised, channels-last; y int64 [B], or
     float32 [B,C] of 0 and 1 where a picture may have many labels.
@@ -112,8 +112,10 @@ class BatchLoader(PictureList):
         x = torch.from_numpy(x).permute(0, 3, 1, 2)                  # uint8 for as long as possible
         if self.size: x = resize(x, self.size)
         if self.aug: x = self.aug(x, g)
-        factor = self.factor / 255 if x.dtype == torch.uint8 else self.factor
-        return torch.addcmul(self.offset, x.float().contiguous(memory_format=torch.channels_last), factor)
+        whole = x.dtype == torch.uint8
+        x = x.float().contiguous(memory_format=torch.channels_last)
+        out = x if whole else None               # numbers of our own: no second block of memory for the result
+        return torch.addcmul(self.offset, x, self.factor / 255 if whole else self.factor, out=out)
 
 # %% ../nbs/06_data.ipynb #0e67635b
 def check_pictures(x, what: str = 'pictures') -> np.ndarray:
