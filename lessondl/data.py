@@ -67,7 +67,7 @@ class PictureList:
         if x.dtype != torch.uint8: x = (x * 255).round().clamp(0, 255).byte()
         return x[0].permute(1, 2, 0).numpy()
 
-# %% ../nbs/06_data.ipynb #d823a8f3
+# %% ../nbs/06_data.ipynb #428ada1f
 class BatchLoader(PictureList):
     """Pictures in memory as batches (x, y): x float32 [B,C,H,W] normalised, channels-last; y int64 [B], or
     float32 [B,C] of 0 and 1 where a picture may have many labels.
@@ -114,7 +114,7 @@ class BatchLoader(PictureList):
         if self.aug: x = self.aug(x, g)
         whole = x.dtype == torch.uint8
         x = x.float().contiguous(memory_format=torch.channels_last)
-        out = x if whole else None               # numbers of our own: no second block of memory for the result
+        out = x if whole else None               # our own numbers: no second block of memory for the result
         return torch.addcmul(self.offset, x, self.factor / 255 if whole else self.factor, out=out)
 
 # %% ../nbs/06_data.ipynb #0e67635b
