@@ -2,12 +2,12 @@
 
     python benchmarks/input_pipeline.py [--pairs 9] [--pictures 1024]
 
-1,024 drawn JPEGs of 500x375 pixels in two class folders; each becomes a normalised float32 picture of 224x224: shorter
-side to 224, the middle of it. Ours: `ImageData.from_folder(..., in_memory=False)`, decoded anew in every epoch by one
-thread a core. Theirs: ImageFolder with Resize, CenterCrop, ToTensor, Normalize, in a DataLoader with two workers that stay
-alive between epochs. Batches of 64, shuffled. After one epoch each to warm up come pairs of epochs, ours and theirs by
-turns in changing order; reported is the median of the ratios within the pairs. Both give the same pictures to within
-the last step of rounding, which is checked first."""
+1,024 drawn JPEGs of 500x375 pixels in two class folders; each becomes a normalised float32 picture of
+224x224: shorter side to 224, then the middle. Ours: `ImageData.from_folder(..., in_memory=False)`, decoded
+anew in every epoch by one thread a core. Theirs: ImageFolder with Resize, CenterCrop, ToTensor, Normalize, in
+a DataLoader with two workers that stay alive between epochs. Batches of 64, shuffled. After one epoch each to
+warm up come pairs of epochs, ours and theirs by turns in changing order; reported is the median of the ratios
+within the pairs. Both give the same pictures but for rounding, which is checked first."""
 import argparse
 import statistics
 import tempfile
@@ -46,7 +46,8 @@ def folder(path: Path, n: int):
 
 
 def theirs(path: Path, split: str, shuffle: bool) -> DataLoader:
-    steps = [transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor(), transforms.Normalize(*stats)]
+    steps = [transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor(),
+             transforms.Normalize(*stats)]
     files = datasets.ImageFolder(path / split, transforms.Compose(steps))
     return DataLoader(files, 64, shuffle=shuffle, num_workers=2, persistent_workers=True)
 
@@ -58,7 +59,8 @@ def seconds(loader) -> float:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument('--pairs', type=int, default=9)
     parser.add_argument('--pictures', type=int, default=1024)
     parser.add_argument('--dry', action='store_true', help='print, and leave the committed result as it is')
@@ -69,14 +71,16 @@ def main():
         size = statistics.mean(f.stat().st_size for f in path.glob('train/*/*.jpg'))
         data = ImageData.from_folder(path, size=224, bs=64, stats=stats, in_memory=False)
         loader = theirs(path, 'train', True)
-        apart = max(float((a - b).abs().mean()) for (a, _), (b, _) in zip(data.valid, theirs(path, 'valid', False)))
+        both = zip(data.valid, theirs(path, 'valid', False))
+        apart = max(float((a - b).abs().mean()) for (a, _), (b, _) in both)
         assert apart < 0.05, f'not the same pictures: {apart:.3f} standard deviations apart'
         seconds(data.train), seconds(loader)
         pairs = []
         for i in range(args.pairs):
             order = ('ours', data.train), ('theirs', loader)
-            pairs.append({name: n / seconds(dl) for name, dl in (order if i % 2 else order[::-1])})
-            print({k: round(v) for k, v in pairs[-1].items()}, f'{pairs[-1]["ours"]/pairs[-1]["theirs"]:.2f}', flush=True)
+            pair = {name: n / seconds(dl) for name, dl in (order if i % 2 else order[::-1])}
+            pairs.append({name: pair[name] for name in ('ours', 'theirs')})
+            print({k: round(v) for k, v in pair.items()}, f'{pair["ours"]/pair["theirs"]:.2f}', flush=True)
     ratios = [p['ours'] / p['theirs'] for p in pairs]
     import PIL
     import torchvision
@@ -85,8 +89,10 @@ def main():
                  ours=round(statistics.median(p['ours'] for p in pairs)),
                  theirs=round(statistics.median(p['theirs'] for p in pairs)),
                  ratio=round(statistics.median(ratios), 2), ratio_least=round(min(ratios), 2),
-                 ratio_most=round(max(ratios), 2), pairs=[{k: round(v, 1) for k, v in p.items()} for p in pairs],
-                 peer=dict(torchvision=torchvision.__version__.split('+')[0], workers=2, persistent_workers=True),
+                 ratio_most=round(max(ratios), 2),
+                 pairs=[{k: round(v, 1) for k, v in p.items()} for p in pairs],
+                 peer=dict(torchvision=torchvision.__version__.split('+')[0], workers=2,
+                           persistent_workers=True),
                  pillow=PIL.__version__, **machine.machine())
     print({k: v for k, v in found.items() if k != 'pairs'})
     if not args.dry: machine.write_json(result, found)

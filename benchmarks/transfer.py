@@ -78,6 +78,7 @@ def precompute(pairs: int = 9) -> dict:
 
 class Until(Callback):
     "Notes when the accuracy in validation first reached a goal"
+    order = 90      # after the recorder
     def __init__(self, goal: float): self.goal, self.reached = goal, None
     def after_epoch(self, learn):
         now = learn.recorder.epochs[-1]['accuracy']

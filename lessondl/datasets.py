@@ -528,7 +528,7 @@ def tiny_shakespeare() -> str:
     "Tiny Shakespeare (Karpathy), 1,115,394 characters; else a stand-in that says so. Lesson `00_setup`."
     return _text('tinyshakespeare', 'Tiny Shakespeare')
 
-# %% ../nbs/06b_files.ipynb #e20c2f90
+# %% ../nbs/06b_files.ipynb #e6d62395
 def _drawn(name: str, draw) -> Path:
     "The folder `name` in `write_root()`; `draw(folder)` fills it, once, whole or not at all."
     home = write_root(); folder = home/name
@@ -546,7 +546,6 @@ def _save_all(jobs: list, title: str):
     with ThreadPoolExecutor(os.cpu_count()) as pool, _Bar(len(jobs), title, '') as bar:
         for _ in pool.map(save, jobs): bar.update(1)
 
-# %% ../nbs/06b_files.ipynb #00e3f53f
 def cartoons() -> Path:
     """A folder of drawn pictures of two fellows: `train/ valid/ test/`, in each `round/` and `boxy/`.
 

@@ -1106,7 +1106,7 @@ class App {
   }
 
   pad(H, W) {
-    const px = Math.floor(140 / Math.max(H, W)), ink = new Float32Array(H * W), canvas = el('canvas', { className: 'paper', width: W * px, height: H * px, 'aria-label': `a pad of ${H} by ${W} to draw on with the mouse` })
+    const px = Math.floor(140 / Math.max(H, W)), ink = new Float32Array(H * W), canvas = el('canvas', { className: 'paper', width: W * px, height: H * px, role: 'img', 'aria-label': `a pad of ${H} by ${W} to draw on with the mouse` })
     const g = canvas.getContext('2d'), radius = Math.max(H, W) / 28 * 1.15
     let last = null
     const paint = () => {
@@ -1180,7 +1180,7 @@ class App {
       if (shift) write(shift, bias.values[f])
     }
     const grid = el('div', { className: n > 49 ? 'kernel large' : 'kernel' }, ...inputs)
-    grid.style.gridTemplateColumns = `repeat(${columns}, ${n > 49 ? 3.4 : 4.6}em)`
+    grid.style.gridTemplateColumns = `repeat(${columns}, minmax(3.4em, ${n > 49 ? 3.4 : 4.6}em))`
     const reset = el('button', { type: 'button', onclick: () => change(() => { for (const o of bias ? [...owners, bias] : owners) o.values.set(o.data); if (named) named.querySelector('select').value = '' }) }, 'As it was')
     box.append(el('div', { className: 'row' }, choice('kernel', F, v => { f = v }), D > 1 ? choice('channel', D, v => { c = v }) : '', named || ''), el('div', { className: 'scroll' }, grid),
       el('div', { className: 'row' }, slider, shift ? el('label', {}, 'bias ', shift) : '', reset))

@@ -149,7 +149,7 @@ def _rule(s: Step) -> str:
     one = Step(s.name, s.op, torch.empty(1, 1), s.cells, operands=given, args=s.args | one)
     return formulas[s.op](_Marks(given), one)[0]
 
-# %% ../nbs/05_explore.ipynb #22ae032d
+# %% ../nbs/05_explore.ipynb #bfcd268e
 def _stem(b: Block, names: set[str]) -> dict:
     "How the ranges of a block are named: `groups` of them, `stem_i` or `stem_i_j` with so many `pieces` of i"
     groups, outputs = math.prod(n for n, _, _ in b.dims[:max(b.lead, 0)]), b.step.value.shape[0]
@@ -167,7 +167,8 @@ def _workbook(t: Trace) -> dict:
     """Where each number stands in the workbook of lesson 04, and the rule of every step's formulas; for a net
     of which `to_spreadsheet` makes no workbook `none`, which says why."""
     try: return _cells_and_rules(t)
-    except (ValueError, NotImplementedError, OverflowError) as error: return dict(none=str(error))
+    except (ValueError, NotImplementedError) as error: return dict(none=str(error))
+    except OverflowError: return dict(none='an argument is infinite, and a cell holds no such number')
 
 def _cells_and_rules(t: Trace) -> dict:
     "The same; the errors are those of `to_spreadsheet`"

@@ -52,13 +52,12 @@ def in_order(loader):
     loader.shuffle, loader.aug, loader.drop_last = False, None, False
     return loader
 
-# %% ../nbs/12_interpret.ipynb #3d1379cf
+# %% ../nbs/12_interpret.ipynb #9fda986d
 class Answers:
-    """What a learner says about each picture, and the choice among them; a part of `Interpretation`.
-    Lesson 12."""
+    "What a learner says about each picture, and a choice among them; part of `Interpretation`. Lesson 12."
     def __init__(self, learn: Learner, split='valid', label: str | None = None):    # see Interpretation
-        # Learner.loader gives pictures, also where a VisionLearner goes by stored features (lesson 11)
-        self.learn, self.loader = learn, in_order(Learner.loader(learn, split))
+        pictures = Learner.loader(learn, split)      # not the stored features that a VisionLearner may have
+        self.learn, self.loader = learn, in_order(pictures)
         output, y, _ = learn.evaluate(self.loader, with_loss=False)
         self.output, self.y, self.classes = class_outputs(output.float(), y, learn.data.classes, label)
         self.probs = F.softmax(self.output, dim=1)
@@ -68,24 +67,20 @@ class Answers:
         self.names = list(getattr(self.loader, 'names', map(str, range(len(self.y)))))
 
     def __len__(self) -> int: return len(self.y)
-
     def top_losses(self, k: int = 9) -> torch.Tensor:
         "The `k` pictures with the largest losses"
         return self.chosen(self.losses, k)
-
     def most_sure(self, k: int = 9, right: bool | None = None, predicted: str | None = None) -> torch.Tensor:
         "The `k` surest answers; `right`: of the right (True) or wrong ones; `predicted`: of one class"
         return self.chosen(self.sure, k, right, predicted)
-
     def least_sure(self, k: int = 9, right: bool | None = None, predicted: str | None = None) -> torch.Tensor:
         "The `k` least sure answers, as `most_sure`"
         return self.chosen(-self.sure, k, right, predicted)
-
     def some(self, k: int = 9, right: bool | None = None, predicted: str | None = None,
              seed: int = 0) -> torch.Tensor:
         "`k` answers drawn by chance, as `most_sure`"
-        by_chance = torch.rand(len(self), generator=torch.Generator().manual_seed(seed))
-        return self.chosen(by_chance, k, right, predicted)
+        g = torch.Generator().manual_seed(seed)
+        return self.chosen(torch.rand(len(self), generator=g), k, right, predicted)
 
     def chosen(self, score: torch.Tensor, k: int, right: bool | None = None,
                predicted: str | None = None) -> torch.Tensor:
@@ -195,7 +190,7 @@ from .learner import as_input
 
 if TYPE_CHECKING: from matplotlib.axes import Axes
 
-# %% ../nbs/12b_activation_maps.ipynb #8800eb0b
+# %% ../nbs/12b_activation_maps.ipynb #ce475941
 def detached(output):
     "Copies of a tensor, or of all in tuples, lists and dicts, cut from the gradient. Lesson 12b."
     if isinstance(output, torch.Tensor): return output.detach().clone()
@@ -203,7 +198,6 @@ def detached(output):
     if isinstance(output, dict): return {k: detached(o) for k, o in output.items()}
     return output
 
-# %% ../nbs/12b_activation_maps.ipynb #d25e2224
 class SaveFeatures:
     """Keeps what modules of a net put out: `with SaveFeatures(net.layer4) as saved: net(x)`, and then
     `saved.features`, the output of the last call: one for one module, a list for several. The hooks are gone
@@ -230,7 +224,6 @@ class SaveFeatures:
                                    f"see whether its forward uses this module")
         found = [self.outputs[m] for m in self.modules]
         return found if len(found) > 1 else found[0]
-
     def remove(self):
         for h in self.hooks: h.remove()
 

@@ -7,7 +7,7 @@ __all__ = ['pooling', 'resnet2_cifar10', 'resnet2_body', 'steps_of', 'find_body'
            'make_head', 'blocks_of', 'body_groups', 'BodyAndHead', 'FeatureLoader', 'content_key', 'digest',
            'read_features', 'keep_features', 'Features', 'VisionLearner', 'body_and_stats', 'vision_learner']
 
-# %% ../nbs/11_transfer.ipynb #2035e2f2
+# %% ../nbs/11_transfer.ipynb #e8e9d744
 import copy
 import hashlib
 from collections.abc import Callable

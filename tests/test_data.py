@@ -1,4 +1,4 @@
-"Loaders and ImageData: order, seeds, bad pictures, bad folders, bad labels, and loaders that are not ours."
+"Loaders and ImageData: order, seeds, bad pictures, bad labels, and loaders that are not ours."
 import warnings
 
 import numpy as np
@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from lessondl.data import (
@@ -16,9 +15,6 @@ from lessondl.data import (
     check_labels,
     check_pictures,
     check_stats,
-    list_folder,
-    open_picture,
-    open_pictures,
     resize,
 )
 
@@ -254,126 +250,6 @@ def test_a_class_that_training_never_sees_is_told(capsys):
     assert capsys.readouterr().out == ''
     ImageData.from_arrays(x, [0, 1, 0, 1], vx, [0, 1, 2], ['a', 'b', 'c'])
     assert "['c'], which training has not" in capsys.readouterr().out
-
-
-# --- files
-
-def write(path, picture):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for split in ('train', 'valid', 'test'):
-        for name in ('cat', 'dog'):
-            for i in range(3):
-                size = (40, 30) if i else (16, 16)
-                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                write(tmp_path / split / name / f'{i}.png', Image.fromarray(pixels))
-    (tmp_path / 'train' / '.ipynb_checkpoints').mkdir()
-    (tmp_path / 'train' / 'cat' / '.DS_Store').write_text('x')
-    (tmp_path / 'train' / 'cat' / '._0.png').write_text('x')
-    (tmp_path / 'train' / 'notes.txt').write_text('x')
-    return tmp_path
-
-
-def test_from_folder(folder):
-    data = ImageData.from_folder(folder, test='test', size=16, aug='side-on', bs=4)
-    assert data.classes == ['cat', 'dog'] and data.c == 2 and data.size == 16
-    assert data.train.x.shape == (6, 16, 16, 3) and data.train.x.dtype == np.uint8
-    assert torch.cat([y for _, y in data.valid]).tolist() == [0, 0, 0, 1, 1, 1]
-    assert np.array_equal(data.valid.x[0], np.asarray(Image.open(folder / 'valid/cat/0.png')))
-    assert data.test.y.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_a_test_folder_of_pictures_alone(folder):
-    for f in (folder / 'valid' / 'cat').iterdir(): write(folder / 'alone' / f.name, Image.open(f))
-    data = ImageData.from_folder(folder, test='alone', size=16)
-    assert data.test.y.tolist() == [-1] * 3
-
-
-def test_sizes_that_differ_need_a_size(folder):
-    with refuses('1.png is 30 wide and 40 high.*give size'): ImageData.from_folder(folder)
-
-
-def test_text_named_jpg_and_a_picture_cut_short(folder):
-    whole = folder / 'train' / 'dog' / '9.jpg'
-    write(whole, Image.new('RGB', (64, 64), 'red'))
-    files = {'text.jpg': b'once upon a time', 'empty.png': b'', 'cut.jpg': whole.read_bytes()[:400]}
-    for name, content in files.items():
-        bad = folder / 'train' / 'dog' / name
-        bad.write_bytes(content)
-        with refuses(f'{name} is not a picture that can be read.*delete it'):
-            ImageData.from_folder(folder, size=16)
-        bad.unlink()
-
-
-@pytest.mark.parametrize('name, picture, colour', [
-    ('grey.png', Image.new('L', (9, 7), 100), (100,) * 3), ('bit.png', Image.new('1', (9, 7), 1), (255,) * 3),
-    ('grey16.png', Image.fromarray(np.full((7, 9), 0x6400, np.uint16)), (0x64,) * 3),
-    ('dark16.png', Image.fromarray(np.full((7, 9), 200, np.uint16)), (0,) * 3),
-    ('int32.tif', Image.fromarray(np.full((7, 9), 0x6400, np.int32)), (0x64,) * 3),
-    ('rgba.png', Image.new('RGBA', (9, 7), (200, 0, 0, 255)), (200, 0, 0)),
-    ('clear.png', Image.new('RGBA', (9, 7), (200, 0, 0, 0)), (255,) * 3),
-    ('half.png', Image.new('LA', (9, 7), (0, 128)), (127,) * 3),
-    ('palette.png', Image.new('RGB', (9, 7), (10, 20, 30)).quantize(4), (10, 20, 30)),
-    ('cmyk.tif', Image.new('CMYK', (9, 7), (0, 255, 255, 0)), (255, 0, 0)),
-    ('point.png', Image.new('RGB', (1, 1), (1, 2, 3)), (1, 2, 3))])
-def test_every_kind_of_picture(tmp_path, name, picture, colour):
-    write(tmp_path / name, picture)
-    for size in (None, 16):
-        got = open_picture(tmp_path / name, size)
-        assert got.dtype == np.uint8 and got.shape == ((size, size, 3) if size else (*picture.size[::-1], 3))
-        assert np.unique(got.reshape(-1, 3), axis=0).tolist() == [list(colour)]
-
-
-def test_transparent_palette(tmp_path):
-    picture = Image.new('P', (4, 4), 0); picture.putpalette([9, 9, 9] * 256)
-    picture.save(tmp_path / 'p.png', transparency=0)
-    assert (open_picture(tmp_path / 'p.png') == 255).all()
-
-
-def test_the_cameras_turn_is_applied(tmp_path):
-    picture = Image.new('RGB', (20, 10)); exif = picture.getexif(); exif[0x0112] = 6
-    picture.save(tmp_path / 'phone.jpg', exif=exif)
-    assert open_picture(tmp_path / 'phone.jpg').shape == (20, 10, 3)
-
-
-def test_floats_in_a_picture_are_refused(tmp_path):
-    write(tmp_path / 'f.tif', Image.fromarray(np.ones((4, 4), np.float32)))
-    with refuses('decimal numbers'): open_picture(tmp_path / 'f.tif')
-    with pytest.raises(FileNotFoundError): open_picture(tmp_path / 'none.png')
-
-
-def test_a_big_jpeg_is_scaled_well(tmp_path):
-    ramp = np.linspace(0, 255, 800).astype(np.uint8)
-    write(tmp_path / 'big.jpg', Image.fromarray(np.broadcast_to(ramp[None, :, None], (600, 800, 3)).copy()))
-    got = open_picture(tmp_path / 'big.jpg', 32).astype(int)
-    assert np.abs(got[16, :, 0] - np.linspace(35, 220, 32)).max() < 6      # the middle 600 of 800 columns
-
-
-def test_folders_that_do_not_fit(folder, tmp_path_factory):
-    with refuses(r"no folder .*holds the folders \['test', 'train', 'valid'\]", FileNotFoundError):
-        ImageData.from_folder(folder, valid='val')
-    with refuses('no folder', FileNotFoundError): ImageData.from_folder(folder / 'nowhere')
-    with refuses('no folder', FileNotFoundError): ImageData.from_folder(folder, size=16, test='tset')
-    (folder / 'valid' / 'eel').mkdir()
-    with refuses(r"\['eel'\], which training has not"): ImageData.from_folder(folder, size=16)
-    with refuses(r"no pictures in the class folders \['eel'\]"):
-        list_folder(folder / 'valid')
-    empty = tmp_path_factory.mktemp('empty')
-    with refuses('holds no class folders'): list_folder(empty)
-    (empty / 'void').mkdir()
-    with refuses('holds no class folders'): ImageData.from_folder(folder, train='train/cat')
-    with refuses('no pictures'): list_folder(empty)
-
-
-def test_many_threads_keep_the_order(tmp_path):
-    files = [tmp_path / f'{i:03}.png' for i in range(60)]
-    for i, f in enumerate(files): write(f, Image.new('RGB', (3, 3), (i, i, i)))
-    assert open_pictures(files, workers=8)[:, 0, 0, 0].tolist() == list(range(60))
 
 
 # --- loaders that are not ours

@@ -148,7 +148,7 @@ def run_all(lab, page, name, seconds):
     def connected():
         kernels = [s['kernel'] for s in lab.get('/api/sessions') or () if s['path'] == f'nbs/{name}']
         return any(k['connections'] and k['execution_state'] == 'idle' for k in kernels)
-    lab.wait_for(connected, 60, 'the kernel to connect')
+    lab.wait_for(connected, 180, 'the kernel to connect')
     page.get_by_role('menubar').get_by_text('Run', exact=True).click()
     page.get_by_text('Run All Cells', exact=True).click()
     page.wait_for_function('''() => {
