@@ -7,7 +7,8 @@
 anew in every epoch by one thread a core. Theirs: ImageFolder with Resize, CenterCrop, ToTensor, Normalize, in
 a DataLoader with two workers that stay alive between epochs. Batches of 64, shuffled. After one epoch each to
 warm up come pairs of epochs, ours and theirs by turns in changing order; reported is the median of the ratios
-within the pairs. Both give the same pictures but for rounding, which is checked first."""
+within the pairs, and beside it the processor time of all threads and processes, on which other programs of
+the machine weigh less. Both give the same pictures but for rounding, which is checked first."""
 import argparse
 import statistics
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import machine
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -52,10 +54,17 @@ def theirs(path: Path, split: str, shuffle: bool) -> DataLoader:
     return DataLoader(files, 64, shuffle=shuffle, num_workers=2, persistent_workers=True)
 
 
-def seconds(loader) -> float:
-    start = time.perf_counter()
+def clocks() -> tuple[float, float]:
+    "Seconds by the clock on the wall, and of processor time of this process and its children."
+    children = psutil.Process().children(recursive=True)
+    return time.perf_counter(), time.process_time() + sum(sum(c.cpu_times()[:2]) for c in children)
+
+
+def epoch(loader) -> tuple[float, float]:
+    "Both times of one epoch."
+    start = clocks()
     for x, _ in loader: assert x.shape[1:] == (3, 224, 224) and x.dtype == torch.float32
-    return time.perf_counter() - start
+    return tuple(b - a for a, b in zip(start, clocks()))
 
 
 def main():
@@ -74,13 +83,15 @@ def main():
         both = zip(data.valid, theirs(path, 'valid', False))
         apart = max(float((a - b).abs().mean()) for (a, _), (b, _) in both)
         assert apart < 0.05, f'not the same pictures: {apart:.3f} standard deviations apart'
-        seconds(data.train), seconds(loader)
-        pairs = []
+        epoch(data.train), epoch(loader)
+        pairs, costs = [], []
         for i in range(args.pairs):
             order = ('ours', data.train), ('theirs', loader)
-            pair = {name: n / seconds(dl) for name, dl in (order if i % 2 else order[::-1])}
-            pairs.append({name: pair[name] for name in ('ours', 'theirs')})
-            print({k: round(v) for k, v in pair.items()}, f'{pair["ours"]/pair["theirs"]:.2f}', flush=True)
+            times = {name: epoch(dl) for name, dl in (order if i % 2 else order[::-1])}
+            pairs.append({name: n / times[name][0] for name in ('ours', 'theirs')})
+            costs.append({name: 1000*times[name][1] / n for name in ('ours', 'theirs')})
+            print({k: round(v) for k, v in pairs[-1].items()}, f'{pairs[-1]["ours"]/pairs[-1]["theirs"]:.2f}',
+                  {k: round(v, 2) for k, v in costs[-1].items()}, flush=True)
     ratios = [p['ours'] / p['theirs'] for p in pairs]
     import PIL
     import torchvision
@@ -90,6 +101,8 @@ def main():
                  theirs=round(statistics.median(p['theirs'] for p in pairs)),
                  ratio=round(statistics.median(ratios), 2), ratio_least=round(min(ratios), 2),
                  ratio_most=round(max(ratios), 2),
+                 processor_ms={k: round(statistics.median(c[k] for c in costs), 2) for k in costs[0]},
+                 processor_ratio=round(statistics.median(c['theirs'] / c['ours'] for c in costs), 2),
                  pairs=[{k: round(v, 1) for k, v in p.items()} for p in pairs],
                  peer=dict(torchvision=torchvision.__version__.split('+')[0], workers=2,
                            persistent_workers=True),
