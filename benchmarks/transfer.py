@@ -6,6 +6,7 @@ Parts, each written into results/transfer.json as soon as it is done, with machi
 precompute  seconds of a head's epochs on pictures and on stored features, interleaved pairs
 finetune    the cartoons from the shipped body: seconds until 98% of the validation pictures, three seeds
 ratios      one rate for all layers, thirds, tenths: photographs, which the body knows, and digits
+unfreeze    the whole net from the beginning, or its head first: how far its features move, and accuracy
 freeze_bn   batch norm held or not while the body is tuned, in batches of 4 and of 32
 The first two measure time: run them on a machine that does nothing else.
 """
@@ -150,7 +151,32 @@ def freeze_bn(n: int = 200) -> dict:
                      f'and in proportion', seeds=SEEDS, rows=rows)
 
 
-PARTS = dict(precompute=precompute, finetune=finetune, ratios=ratios, freeze_bn=freeze_bn)
+def unfreeze(lr: float = 1e-2, n: int = 400, epochs: int = 4) -> dict:
+    rows = []
+    for name, arrays in (('photographs', photos(n)), ('digits', figures(n))):
+        for head_first in (True, False):
+            moved, accuracy = [], []
+            for seed in SEEDS:
+                seed_everything(seed)
+                data = ImageData.from_arrays(*arrays, bs=32, valid_bs=250, seed=seed, drop_last=True)
+                learn = vision_learner(data, progress=False)
+                learn.precompute = True
+                before = learn.features['valid'].x
+                if head_first: learn.fit_one_cycle(5, lr)
+                learn.precompute = False
+                learn.unfreeze()
+                learn.fit_one_cycle(epochs, [lr / 9, lr / 3, lr])
+                accuracy.append(learn.recorder.epochs[-1]['accuracy'])
+                learn.freeze()
+                learn.precompute = True
+                moved.append(((learn.features['valid'].x - before).norm() / before.norm()).item())
+            rows.append(dict(set=name, head_first=head_first, moved=moved, accuracy=accuracy))
+            print(json.dumps(rows[-1]), flush=True)
+    return dict(what=f'{n} pictures, {epochs} epochs of one cycle of the whole net at thirds of lr {lr}, '
+                     f'after 5 epochs of the head or none', seeds=SEEDS, rows=rows)
+
+
+PARTS = dict(precompute=precompute, finetune=finetune, ratios=ratios, unfreeze=unfreeze, freeze_bn=freeze_bn)
 
 
 def main():
