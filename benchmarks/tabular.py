@@ -86,7 +86,8 @@ def summary(seconds: dict, slow: str, fast: str, **what) -> dict:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument('--pairs', type=int, default=7)
     parser.add_argument('--rows', type=int, default=1_000_000)
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results' / 'tabular.json')
@@ -111,9 +112,9 @@ def main():
 
     for name, r in (('add_elapsed', elapsed), ('batches', batches)):
         q, fast = r['ratio'], statistics.median(min(r['seconds'].values(), key=statistics.median))
-        print(f"{name}: {q['median']:.0f} times as fast ({q['lowest']:.0f} to {q['highest']:.0f}, {r['pairs']} "
-              f"pairs), {fast:.2f} s for {r['rows']:,} rows")
-    write_json(args.out, {'what': 'seconds row by row by seconds in columns and in batches, interleaved pairs',
+        print(f"{name}: {q['median']:.0f} times as fast ({q['lowest']:.0f} to {q['highest']:.0f}, "
+              f"{r['pairs']} pairs), {fast:.2f} s for {r['rows']:,} rows")
+    write_json(args.out, {'what': 'seconds by rows divided by seconds by columns and by batches, in pairs',
                           'machine': machine() | {'pandas': pd.__version__}, 'seed': SEED, 'elapsed': elapsed,
                           'batches': batches})
 

@@ -543,7 +543,7 @@ def numbers(s: pd.Series) -> np.ndarray:
                          f"them by NaN (missing), or cut them off")
     return x
 
-# %% ../nbs/15c_columns.ipynb #2ed6e15e
+# %% ../nbs/15c_columns.ipynb #eb61b09d
 def learn_columns(df: pd.DataFrame, cats: Sequence[str], conts: Sequence[str]
                   ) -> tuple[dict[str, list], dict[str, tuple[float, float, float]]]:
     """From training rows: the levels of each category, and (median, mean, deviation) of each continuous
@@ -562,24 +562,27 @@ def learn_columns(df: pd.DataFrame, cats: Sequence[str], conts: Sequence[str]
         x = numbers(df[c]); hole = np.isnan(x); median = float(np.median(x[~hole]))
         x = np.where(hole, median, x)
         stats[c] = median, float(x.mean()), float(x.std()) or 1.    # a constant column becomes 0
-        if hole.any(): levels[f'{c}_na'] = [False, True]
+        if hole.any():
+            if f'{c}_na' in cats: raise ValueError(f"{c}_na is the name of the marker of {c}: rename yours")
+            levels[f'{c}_na'] = [False, True]
     return levels, stats
 
-# %% ../nbs/15c_columns.ipynb #49543dc5
+# %% ../nbs/15c_columns.ipynb #a147ce12
 class TablePrep:
     """How the columns of a table become numbers, by `learn_columns` from the training rows. Called on any
     rows it gives (categories int64 [N,k], continuous float32 [N,m]); a printed line tells of values that
     training did not have. Lesson 15c."""
     def __init__(self, df: pd.DataFrame, cats: Sequence[str], conts: Sequence[str]):
         self.levels, self.stats = learn_columns(df, cats, conts)
-        self.markers = {f'{c}_na': c for c in self.stats if f'{c}_na' in self.levels and c + '_na' not in cats}
+        self.markers = {f'{c}_na': c for c in self.stats if f'{c}_na' in self.levels}
 
     cats, conts = property(lambda self: list(self.levels)), property(lambda self: list(self.stats))
     sizes = property(lambda self: embedding_sizes([len(v) + 1 for v in self.levels.values()]))
 
     def __call__(self, df: pd.DataFrame, what: str = 'the table') -> tuple[torch.Tensor, torch.Tensor]:
         check_columns(df, [c for c in self.cats if c not in self.markers] + self.conts, what)
-        cats, conts = np.empty((len(df), len(self.cats)), np.int64), np.empty((len(df), len(self.conts)), np.float32)
+        cats = np.empty((len(df), len(self.cats)), np.int64)
+        conts = np.empty((len(df), len(self.conts)), np.float32)
         for i, (c, (median, mean, std)) in enumerate(self.stats.items()):
             x = numbers(df[c]); hole = np.isnan(x)
             conts[:, i] = (np.where(hole, median, x) - mean) / std
@@ -707,7 +710,7 @@ class TableData(Loaders):
         else: y = (y.exp() if self.log_y else y)[:n, 0].numpy()
         return self.decode((cats[:n], conts[:n])).assign(**{self.y_name: y})
 
-# %% ../nbs/15c_columns.ipynb #6276d7f3
+# %% ../nbs/15c_columns.ipynb #830c38ed
 class TabularData(TableData):
     """Tables as batches ((cats, conts), y) for `Learner`: `.train`, `.valid`, `.test`, `.prep`;
     `.loader(df)` for other rows. Lesson 15c."""
@@ -731,20 +734,21 @@ class TabularData(TableData):
         classes = None if number else category_levels(df[y])
         if classes and log_y: raise ValueError(f"log_y needs numbers, but {y!r} holds {kind}")
         train, other = df[~held], df[held]
-        prep, train_y, other_y = TablePrep(train, cats, conts), *(target(d[y], log_y, classes) for d in (train, other))
+        train_y, other_y = (target(rows[y], log_y, classes) for rows in (train, other))
+        prep = TablePrep(train, cats, conts)
         self = cls(TableLoader(*prep(train), train_y, bs, shuffle=True, seed=seed, drop_last=drop_last),
                    TableLoader(*prep(other, 'validation'), other_y, valid_bs or 2 * bs), None, classes)
         self.prep, self.log_y, self.y_name = prep, log_y, y
         if test is not None: self.test = self.loader(test, 'test')
         return self
 
-# %% ../nbs/15c_columns.ipynb #8e3d3fe0
+# %% ../nbs/15c_columns.ipynb #dba1d892
 store_cats = ('Store', 'DayOfWeek', 'Year', 'Month', 'Day', 'Week', 'StateHoliday', 'StoreType', 'Assortment',
               'State', 'PromoInterval', 'Events', 'CompetitionMonthsOpen', 'Promo2Weeks', 'Promo',
               'SchoolHoliday', 'Promo2Active')
-store_conts = ('CompetitionDistance', 'Max_TemperatureC', 'Mean_TemperatureC', 'Min_TemperatureC', 'Max_Humidity',
-               'Mean_Humidity', 'Min_Humidity', 'Max_Wind_SpeedKm_h', 'Mean_Wind_SpeedKm_h', 'CloudCover',
-               'trend', 'Elapsed', 'Dayofyear', 'AfterSchoolHoliday', 'AfterHoliday', 'AfterPromo',
+store_conts = ('CompetitionDistance', 'Max_TemperatureC', 'Mean_TemperatureC', 'Min_TemperatureC',
+               'Max_Humidity', 'Mean_Humidity', 'Min_Humidity', 'Max_Wind_SpeedKm_h', 'Mean_Wind_SpeedKm_h',
+               'CloudCover', 'trend', 'Elapsed', 'Dayofyear', 'AfterSchoolHoliday', 'AfterHoliday', 'AfterPromo',
                'BeforeSchoolHoliday', 'BeforeHoliday', 'BeforePromo', 'SchoolHoliday_bw', 'Holiday_bw',
                'Promo_bw', 'SchoolHoliday_fw', 'Holiday_fw', 'Promo_fw')
 
@@ -761,7 +765,7 @@ def hidden_layers(widths: Sequence[int], ps: Sequence[float], bn: bool) -> nn.Se
         if p: parts.append(nn.Dropout(p))
     return nn.Sequential(*parts)
 
-# %% ../nbs/15d_embeddings.ipynb #bfca4be8
+# %% ../nbs/15d_embeddings.ipynb #8cc3422b
 class TabularModel(nn.Module):
     """An embedding for each category, then linear layers with ReLU, batch norm and dropout. (cats int64
     [N,k], conts float [N,m]) -> [N, n_out] in float32, between the two numbers of `y_range` if it is given.
@@ -795,4 +799,6 @@ class TabularModel(nn.Module):
         x = torch.cat([self.emb_drop(emb(c)) for emb, c in zip(self.embs, cats.T)] + [conts], dim=1)
         x = self.layers(x)
         with torch.autocast(x.device.type, enabled=False): x = self.out(x.float())
-        return x if self.y_range is None else self.y_range[0] + (self.y_range[1] - self.y_range[0]) * x.sigmoid()
+        if self.y_range is None: return x
+        lo, hi = self.y_range
+        return lo + (hi - lo) * x.sigmoid()
