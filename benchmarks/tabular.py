@@ -6,7 +6,8 @@
 events in both directions, on the same table, newest day first as in the competition's files; the results are
 asserted equal. `batches`: one epoch of shuffled batches from `TableLoader` against a `Dataset` that gives row
 by row to a `DataLoader`; the same rows, types and batch size. The two sides take turns and change who begins.
-One ratio for each pair; the median and the spread go to results/tabular.json. One thread.
+Each is one thread, timed by the processor's seconds. One ratio for each pair; the median and the spread go to
+results/tabular.json.
 """
 
 import argparse
@@ -69,13 +70,13 @@ def epoch(loader) -> int: return sum(len(y) for _, y in loader)
 
 
 def taking_turns(sides: dict, pairs: int) -> dict:
-    "Seconds of each side in each pair"
+    "Processor seconds of each side in each pair"
     seconds = {name: [] for name in sides}
     for i in range(pairs):
         for name in list(sides) if i % 2 == 0 else list(sides)[::-1]:
-            start = time.perf_counter()
+            start = time.process_time()
             sides[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return seconds
 
 

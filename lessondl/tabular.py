@@ -483,11 +483,11 @@ def save_feather(df: pd.DataFrame, path: str | Path) -> Path:
     finally: part.unlink(missing_ok=True)
     return path
 
-# %% ../nbs/15b_durations.ipynb #adaf4b6f
-def load_stores() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`store_features` of the tables in `stores()`, kept as two Feather files: made once, read after. Lesson
-    15."""
-    path = stores()
+# %% ../nbs/15b_durations.ipynb #70c928ac
+def load_stores(path: str | Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`store_features` of the tables in the folder `path` (None: `stores()`), kept as two Feather files: made
+    once, read after. Lesson 15b."""
+    path = stores() if path is None else Path(path)
     stamp = [(n, (s := (path/f'{n}.csv').stat()).st_size, s.st_mtime_ns) for n in table_names]
     key = hashlib.sha256(repr((1, str(path.resolve()), stamp)).encode()).hexdigest()[:12]
     files = [cache_root()/'tables'/f'{key}-{part}.feather' for part in ('train', 'test')]
@@ -742,15 +742,15 @@ class TabularData(TableData):
         if test is not None: self.test = self.loader(test, 'test')
         return self
 
-# %% ../nbs/15c_columns.ipynb #dba1d892
+# %% ../nbs/15c_columns.ipynb #29f1c025
 store_cats = ('Store', 'DayOfWeek', 'Year', 'Month', 'Day', 'Week', 'StateHoliday', 'StoreType', 'Assortment',
               'State', 'PromoInterval', 'Events', 'CompetitionMonthsOpen', 'Promo2Weeks', 'Promo',
               'SchoolHoliday', 'Promo2Active')
 store_conts = ('CompetitionDistance', 'Max_TemperatureC', 'Mean_TemperatureC', 'Min_TemperatureC',
                'Max_Humidity', 'Mean_Humidity', 'Min_Humidity', 'Max_Wind_SpeedKm_h', 'Mean_Wind_SpeedKm_h',
-               'CloudCover', 'trend', 'Elapsed', 'Dayofyear', 'AfterSchoolHoliday', 'AfterHoliday', 'AfterPromo',
-               'BeforeSchoolHoliday', 'BeforeHoliday', 'BeforePromo', 'SchoolHoliday_bw', 'Holiday_bw',
-               'Promo_bw', 'SchoolHoliday_fw', 'Holiday_fw', 'Promo_fw')
+               'CloudCover', 'trend', 'Elapsed', 'Dayofyear', 'AfterSchoolHoliday', 'AfterHoliday',
+               'AfterPromo', 'BeforeSchoolHoliday', 'BeforeHoliday', 'BeforePromo', 'SchoolHoliday_bw',
+               'Holiday_bw', 'Promo_bw', 'SchoolHoliday_fw', 'Holiday_fw', 'Promo_fw')
 
 # %% ../nbs/15d_embeddings.ipynb #b89aabd3
 from torch import nn
