@@ -21,7 +21,7 @@ def test_code_of_the_readme_runs(block, tmp_path):
 
 
 def test_there_is_code():
-    assert len(blocks) == 3
+    assert len(blocks) == 4
 
 
 @pytest.mark.parametrize('name', texts)
