@@ -54,9 +54,14 @@ def quietly(f):
     with redirect_stdout(io.StringIO()): return f()
 
 
-def precompute(pairs: int = 9) -> dict:
+def precompute(sizes: tuple = (64, 128, 224)) -> dict:
+    "The larger the pictures, the more there is to save: what is left on features hardly depends on the size"
+    return dict(sizes={size: head_epochs(size) for size in sizes})
+
+
+def head_epochs(size: int, pairs: int = 9) -> dict:
     "Ratios of an epoch of the head on pictures by one on features"
-    learn = vision_learner(cartoon_data(), progress=False)
+    learn = vision_learner(cartoon_data(size), progress=False)
     seconds = {'pictures': [], 'features': []}
 
     def epochs(on: bool, n: int) -> float:
@@ -71,7 +76,7 @@ def precompute(pairs: int = 9) -> dict:
             seconds['features' if on else 'pictures'].append(epochs(on, 10 if on else 1))
     all_of = sorted(a / b for a, b in zip(seconds['pictures'], seconds['features']))
     return dict(what='seconds of an epoch of the head with validation, on pictures by on stored features',
-                pictures=len(learn.data.train.y), valid=len(learn.data.valid.y), size=64, pairs=pairs,
+                pictures=len(learn.data.train.y), valid=len(learn.data.valid.y), size=size, pairs=pairs,
                 ratio=dict(median=statistics.median(all_of), lowest=all_of[0], highest=all_of[-1],
                            all=all_of),
                 seconds=seconds)
@@ -86,7 +91,7 @@ class Until(Callback):
         if now >= self.goal and self.reached is None: self.reached = time.perf_counter()
 
 
-def finetune(goal: float = 0.98, n: int = 14) -> dict:
+def finetune(goal: float = 0.98, n: int = 14, size: int = 96) -> dict:
     "Head on features, then the whole net in one cycle; all seconds count, from the files on"
     runs = []
     for seed in SEEDS:
@@ -94,7 +99,7 @@ def finetune(goal: float = 0.98, n: int = 14) -> dict:
         start = time.perf_counter()
         seed_everything(seed)
         until = Until(goal)
-        learn = vision_learner(cartoon_data(seed=seed), cbs=[until], progress=False)
+        learn = vision_learner(cartoon_data(size, seed=seed), cbs=[until], progress=False)
         learn.precompute = True
         learn.fit_one_cycle(3, 1e-2)
         learn.precompute = False
@@ -107,7 +112,7 @@ def finetune(goal: float = 0.98, n: int = 14) -> dict:
                          tta=(probs.argmax(1) == y).float().mean().item(), test=learn.validate('test')[1],
                          epochs=[row['accuracy'] for row in learn.recorder.epochs]))
         print(json.dumps(runs[-1]), flush=True)
-    return dict(what=f'cartoons, 64 px, 3 epochs of the head on features, {n} of the whole net', goal=goal,
+    return dict(what=f'cartoons, {size} px, 3 epochs of the head on features, {n} of the whole net', goal=goal,
                 runs=runs)
 
 

@@ -90,7 +90,8 @@ def test_terms_stand_once_and_in_order():
 
 
 # bold, and no terms: what begins a paragraph. Those that end in a stop or a colon need no place here
-no_terms = {'at the end you will have built', 'at the end you will have', 'at the end of this lesson', 'you will have built', 'needs',
+no_terms = {'at the end you will have built', 'at the end you will have', 'at the end of this lesson',
+            'you will have built', 'needs',
             'you need', 'time', 'the notes', 'a refactoring is proved when it gives the same numbers'}
 
 

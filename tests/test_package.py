@@ -81,7 +81,7 @@ def test_wheel(tmp_path):
               if p.suffix in ('.npz', '.js', '.css', '.safetensors')}
     assert len(others) == 4 and others < inside
     assert all(n.startswith('lessondl/') and not n.endswith('.ipynb') for n in inside), inside
-    assert path.stat().st_size < 6e6       # 3.9 MB of it are the weights of the shipped body
+    assert path.stat().st_size < 6e6       # 3.9 MB of it are the shipped body's weights
     [licence] = [n for n in wheel.namelist() if n.endswith('licenses/LICENSE')]
     assert b'Apache License' in wheel.read(licence)
     [metadata] = [n for n in wheel.namelist() if n.endswith('/METADATA')]
