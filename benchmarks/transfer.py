@@ -112,7 +112,7 @@ def finetune(goal: float = 0.98, n: int = 14, size: int = 96) -> dict:
                          tta=(probs.argmax(1) == y).float().mean().item(), test=learn.validate('test')[1],
                          epochs=[row['accuracy'] for row in learn.recorder.epochs]))
         print(json.dumps(runs[-1]), flush=True)
-    return dict(what=f'cartoons, {size} px, 3 epochs of the head on features, {n} of the whole net', goal=goal,
+    return dict(what=f'cartoons, {size} px, 3 epochs of the head on features, {n} of all layers', goal=goal,
                 runs=runs)
 
 

@@ -21,6 +21,10 @@ names = {
     'schedules': 'linear cosine',
     'learner': 'Learner Callback CancelFit CancelEpoch CancelBatch',
     'metrics': 'accuracy error_rate f_beta f2 exp_rmspe',
+    'tabular': 'join_df add_datepart add_elapsed TabularData TabularModel',
+    'transfer': 'vision_learner',
+    'interpret': 'Interpretation SaveFeatures class_activation_map',
+    'submission': 'submission',
     'cnn': 'SimpleNet ConvNet ConvLayer ConvNet2 BnLayer ConvBnNet ConvBnNet2 ResnetLayer Resnet Resnet2',
     'rnn': ('Char3Model CharLoopModel CharLoopConcatModel CharRnn CharSeqRnn CharSeqStatefulRnn '
             'CharSeqStatefulRnn2 CharSeqStatefulGRU CharSeqStatefulLSTM rnn_cell gru_cell lstm_cell TextData '
