@@ -160,7 +160,7 @@ def body_groups(model: nn.Sequential) -> list[list[nn.Module]]:
     k = min(starts, key=lambda k: abs(sum(depth[:k]) - sum(depth[k:])))
     return [blocks[:k], blocks[k:], head]
 
-# %% ../nbs/11_transfer.ipynb #b4de07c6
+# %% ../nbs/11_transfer.ipynb #cc71adea
 pooling = ConcatPool, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten
 
 class BodyAndHead(Learner):
@@ -186,8 +186,9 @@ class BodyAndHead(Learner):
         "As `Learner`, but frozen layer groups stay in evaluation mode"
         super().mode(training)
         if not training: return
-        for m in (m for g in module_groups(self.model, self.groups) for m in g):
-            if not any(p.requires_grad for p in m.parameters()): m.eval()
+        for group in module_groups(self.model, self.groups):
+            if any(p.requires_grad for m in group for p in m.parameters()): continue
+            for m in group: m.eval()
 
     def show_groups(self) -> Table:
         "A table of the layer groups, input first: their parts, parameters, and whether they learn"

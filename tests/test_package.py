@@ -38,7 +38,7 @@ def python(code, **env):
 
 
 def test_every_module_works_without_notebook_tools():
-    imports = '\n'.join(f'import lessondl.{name}' for name in modules)
+    imports = '\n'.join(f'import lessondl.{name}' for name in modules if name != 'tabular')
     python(without_notebook_tools + imports + '''
 import torch
 from lessondl.data import ImageData
@@ -50,6 +50,11 @@ learn.fit(0.01, 1)
 learn.summary()
 learn.recorder.plot_loss()
 ''', OMP_NUM_THREADS='1')
+
+
+def test_tabular_says_what_it_needs():
+    code = 'try: import lessondl.tabular\nexcept ImportError as e: print(e)'
+    assert 'pip install pandas pyarrow' in python(without_notebook_tools + code)
 
 
 def test_the_tools_are_really_taken_away():

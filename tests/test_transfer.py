@@ -193,6 +193,17 @@ def test_frozen_groups_do_not_change_in_any_way(arrays, tmp_path):
     assert not any(torch.equal(now[k], learn.body.state_dict()[k]) for k in norms)
 
 
+def test_a_dropout_between_learning_layers_drops(arrays, tmp_path):
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.Dropout(0.5), nn.Conv2d(4, 8, 3, 2), nn.ReLU())
+    learn = vision_learner(data_of(arrays), nn.Sequential(body, nn.Flatten()), cut=1, stats=cifar10_stats,
+                           path=tmp_path, progress=False)
+    drop = next(m for m in learn.body.modules() if isinstance(m, nn.Dropout))
+    learn.mode(training=True)
+    assert not drop.training                # its layer group is frozen
+    learn.unfreeze(); learn.mode(training=True)
+    assert drop.training
+
+
 def test_set_data_normalises(arrays, tmp_path):
     learn = learner(data_of(arrays), tmp_path)
     learn.set_data(data_of(arrays, size=48))
