@@ -502,7 +502,7 @@ def check_gradients(t, model, inputs, r):
     if not out.numel():
         return
     index = tuple(r.randrange(n) for n in out.shape)
-    parameters = dict(model.named_parameters())
+    parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
     wanted = [x for x in xs if x.requires_grad] + list(parameters.values())
     grads = torch.autograd.grad(out[index], wanted, allow_unused=True)
     seen = torch.tensor(sorted(seen_by(t, [t.outputs[0].cells[index]])))
@@ -569,6 +569,7 @@ def test_every_operation_has_a_second_account():
         lambda: cnn.ConvBnNet2([4, 6], 5),
         lambda: cnn.Resnet([4, 6], 5),
         lambda: cnn.Resnet2([4, 6], 5),
+        lambda: cnn.SpeedNet([4, 6], 5, torch.randn(20, 3, 16, 16)),
     ],
 )
 def test_models_of_lesson_09(make):

@@ -1,0 +1,241 @@
+"""Lesson 17's figures on CIFAR-10: the recipe, what each step towards it is worth, and where the time goes.
+
+    python benchmarks/speedrun.py record 0 1 2     the whole recipe, these seeds: up to 12 minutes each
+    python benchmarks/speedrun.py quick85 0 1 2    the shortest way found to 85%; quick90: to 90%
+    python benchmarks/speedrun.py steps [NAMES]    from Resnet2 to the recipe, one change at a time
+    python benchmarks/speedrun.py quick85 0 --again 1   on pictures that went through JPEG once more
+    python benchmarks/speedrun.py profile          where the time of a step goes, and the roofline
+
+Add `--device cuda` for a graphics card. A cold start is a fresh process: `seconds` of a recipe counts from
+the first line of this file to the last answer, with imports, reading the pictures and the six views.
+It takes the set that `lessondl.datasets.cifar10` finds, and writes down which one that was.
+"""
+import time
+
+START = time.perf_counter()
+
+import argparse
+import io
+import json
+import re
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from machine import cifar10_name, machine, write_json
+from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lessondl.augment import Augment, half_mirrored, pad_crop
+from lessondl.cnn import Resnet2, SpeedNet
+from lessondl.data import ImageData
+from lessondl.datasets import cifar10, cifar10_stats
+from lessondl.learner import (AlternateFlip, GrowingSize, Learner, Lookahead, Muon, Views,
+                              seed_everything)
+from lessondl.metrics import accuracy
+
+RESULTS = Path(__file__).parent / 'results' / 'speedrun.json'
+RATES, DECAY = [0.24, 106., 0.02], [0., 4e-5, 0.2]      # of SpeedNet.groups: filters, adders, dense layer
+
+# epochs, (share of the training, size) of the smaller pictures
+RECIPES = {'record': (16, [(0.6, 24)]), 'quick90': (9, [(0.2, 16), (0.7, 24)]),
+           'quick85': (4, [(0.3, 16), (0.8, 24)])}
+
+def jpeg_again(x: np.ndarray, times: int) -> np.ndarray:
+    """Pictures [N,H,W,C] after `times` more encodings like the copy's, quality 75 and half the colour. They
+    are moved by 4 pixels for it and back: on the old grid of blocks a second encoding would lose little"""
+    for _ in range(times):
+        out = np.empty_like(x)
+        for i, picture in enumerate(np.roll(x, (4, 4), (1, 2))):
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, 'JPEG', quality=75)
+            out[i] = Image.open(file)
+        x = np.roll(out, (-4, -4), (1, 2))
+    return x
+
+def load_data(seed: int, bs: int, alternate: bool, again: int = 0, pad: int = 2) -> ImageData:
+    train_x, train_y, test_x, *rest = cifar10()
+    train_x, test_x = jpeg_again(train_x, again), jpeg_again(test_x, again)
+    rest = train_y, test_x, *rest
+    if alternate: train_x, aug = half_mirrored(train_x, seed), Augment([(pad_crop, {'pad': pad})])
+    else: aug = 'flip+crop'
+    return ImageData.from_arrays(train_x, *rest, aug=aug, bs=bs, stats=cifar10_stats, seed=seed,
+                                 valid_bs=1000, drop_last=True)
+
+def some_pictures(data: ImageData, n: int = 5000) -> torch.Tensor:
+    "The first training pictures as the net gets them, undisturbed [n,3,32,32]"
+    small = ImageData.from_arrays(data.train.x[:n], data.train.y[:n], data.valid.x, data.valid.y, bs=n,
+                                  stats=data.stats)
+    return small.one_batch()[0]
+
+def recipe(name: str, seed: int, device: str, again: int = 0) -> dict:
+    epochs, plan = RECIPES[name]
+    seed_everything(seed)
+    data = load_data(seed, 2000, alternate=True, again=again)
+    net = SpeedNet([64, 256, 256], 10, some_pictures(data))
+    data.valid, valid = None, data.valid              # a look at the test set after each epoch costs time
+    learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, metrics=[accuracy],
+                    groups=SpeedNet.groups, device=device)
+    learn.fit(RATES, 1, cycle_len=epochs, wd=DECAY, cbs=[AlternateFlip(), GrowingSize(plan)])
+    fitted = time.perf_counter()
+    views = Learner(data, Views(net), metrics=[accuracy], device=device, progress=False)
+    tta = views.validate(valid)[1]
+    end = time.perf_counter()
+    return dict(recipe=name, seed=seed, again=again, epochs=epochs, plan=plan,
+                accuracy=learn.validate(valid)[1], tta=tta, seconds=round(end - START, 1),
+                tta_seconds=round(end - fitted, 1),
+                epoch_seconds=[round(r['seconds'], 1) for r in learn.recorder.epochs],
+                losses=[round(r['train_loss'], 4) for r in learn.recorder.epochs],
+                peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                threads=torch.get_num_threads(), precision=learn.precision, device=device)
+
+# One change at a time, from lesson 09c's net to the recipe: (name, what changes). A change stays for the
+# steps after it, but for those in TRIED, which did not pay and are taken back.
+STEPS = [
+    ('Resnet2, cosine descent from 0.01', dict(net='Resnet2', epochs=3, bs=256, call='descent', lr=0.01,
+                                               wd=0.)),
+    ('SpeedNet, all of it learned, ReLU', dict(net='SpeedNet', learned=True, plain=True, relu=True)),
+    ('whitening first', dict(learned=False)),
+    ('convolutions start as the identity', dict(plain=False)),
+    ('GELU', dict(relu=False)),
+    ('smaller pictures first', dict(plan=[(0.6, 24)])),
+    ('one cycle to 0.05', dict(call='one cycle', lr=0.05)),
+    ('Nesterov, weight decay 5e-4', dict(nesterov=True, wd=5e-4)),
+    ('label smoothing 0.2', dict(smoothing=0.2)),
+    ('mirrored in turn, moved by 2 pixels', dict(alternate=True)),
+    ('Lookahead', dict(lookahead=True)),
+    ('batches of 1,024, rate 0.2', dict(bs=1024, lr=0.2)),
+    ('Muon, batches of 2,000, a rate for each kind', dict(muon=True, bs=2000, call='descent', lr=RATES,
+                                                          wd=DECAY)),
+]
+TRIED = {'Lookahead', 'batches of 1,024, rate 0.2'}
+
+def settings(name: str) -> dict:
+    "All settings of a step: what those before it changed and kept, and its own"
+    out = {}
+    for step, change in STEPS:
+        if step == name: return {**out, **change}
+        if step not in TRIED: out |= change
+    raise SystemExit(f"no step {name!r}; they are {', '.join(s for s, _ in STEPS)}")
+
+def step_net(c: dict, data: ImageData) -> nn.Module:
+    if c['net'] == 'Resnet2': return Resnet2([16, 32, 64, 128, 256], 10, 0.2)
+    net = SpeedNet([64, 256, 256], 10, some_pictures(data), F.relu if c['relu'] else F.gelu)
+    if c['learned']: net.stem.weight.requires_grad_(True); net.stem.reset_parameters()
+    for conv in net.groups()[0] if c['plain'] else (): conv.reset_parameters()
+    return net
+
+def step(name: str, seed: int) -> dict:
+    c = settings(name)
+    seed_everything(seed)
+    data = load_data(seed, c['bs'], c.get('alternate', False))
+    net, muon = step_net(c, data), c.get('muon', False)
+    sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=c.get('nesterov', False))
+    loss = partial(F.cross_entropy, label_smoothing=c.get('smoothing', 0.))
+    learn = Learner(data, net, loss, Muon if muon else sgd, groups=SpeedNet.groups if muon else None)
+    cbs = [AlternateFlip()] * c.get('alternate', False) + [Lookahead()] * c.get('lookahead', False)
+    if 'plan' in c: cbs.append(GrowingSize(c['plan']))
+    learn.data.valid, valid = None, learn.data.valid       # the time is that of training alone
+    start, cpu = time.perf_counter(), time.process_time()
+    if c['call'] == 'descent': learn.fit(c['lr'], 1, cycle_len=c['epochs'], wd=c['wd'], cbs=cbs)
+    else: learn.fit_one_cycle(c['epochs'], c['lr'], wd=c['wd'], moms=(0.9, 0.9), cbs=cbs)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    tta, y = Learner(data, Views(net), precision=learn.precision, progress=False).get_preds(valid)
+    return dict(step=name, seed=seed, epochs=c['epochs'], accuracy=accuracy(*learn.get_preds(valid)),
+                tta=accuracy(tta, y), seconds=round(seconds, 1), core_seconds=round(cpu, 1),
+                threads=torch.get_num_threads(), precision=learn.precision)
+
+# Which part of a training step an operator of PyTorch belongs to; what is left over is `rest`
+PARTS = {'convolutions': 'conv', 'batch norm': 'batch_norm', 'GELU': 'gelu', 'pooling': 'pool|amax',
+         'resizing': 'upsample', 'Muon': 'optimizer.step'}
+
+def profile(size: int = 32) -> dict:
+    """Milliseconds of each part of a training step of the recipe on `size`x`size` pictures, the work in it,
+    and what the machine's matrix multiplication reaches"""
+    data = load_data(0, 2000, alternate=True)
+    net = SpeedNet([64, 256, 256], 10, some_pictures(data))
+    learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, groups=SpeedNet.groups,
+                    progress=False)
+    batches = iter(data.train)
+    cbs = [AlternateFlip()] + ([GrowingSize([(1., size)])] if size < 32 else [])
+    def steps(n):                                    # batches [n] through the whole Learner
+        learn.data = SimpleNamespace(train=[next(batches) for _ in range(n)], valid=None)
+        learn.fit(RATES, 1, wd=DECAY, cbs=cbs)
+    steps(2)
+    start = time.perf_counter()
+    for _ in zip(range(5), data.train): pass
+    load_ms = (time.perf_counter() - start) / 5 * 1e3
+    start = time.perf_counter()
+    steps(5)
+    whole_ms = (time.perf_counter() - start) / 5 * 1e3
+    with torch.profiler.profile() as trace: steps(3)
+    parts = dict.fromkeys(PARTS, 0.)
+    for e in trace.key_averages():
+        part = next((p for p, names in PARTS.items() if re.search(names, e.key.lower())), None)
+        if part == 'Muon': parts[part] += e.cpu_time_total / 3e3
+        elif part and e.key.startswith('aten::'): parts[part] += e.self_cpu_time_total / 3e3
+    flops = flops_of_step(net, data.one_batch()[0][:100, :, :size, :size]) / 100 * 2000
+    peak = matmul_peak(torch.bfloat16 if learn.precision == 'bf16' else torch.float32)
+    return dict(size=size, batch=2000, whole_ms=whole_ms + load_ms, data=load_ms, **parts,
+                rest=whole_ms - sum(parts.values()), gflop=flops / 1e9, matmul_gflops=peak,
+                threads=torch.get_num_threads(), precision=learn.precision)
+
+def flops_of_step(net: nn.Module, x: torch.Tensor) -> int:
+    "Floating-point operations of the forward and backward pass, counted by PyTorch"
+    with FlopCounterMode(display=False) as counter: net(x).sum().backward()
+    net.zero_grad()
+    return counter.get_total_flops()
+
+def matmul_peak(dtype) -> float:
+    "The best of some square matrix products, in 10^9 operations a second"
+    rates = []
+    for n in (1024, 1536, 2048, 3072, 4096):
+        a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
+        for _ in range(4):
+            start = time.perf_counter()
+            a @ b
+            rates.append(2 * n ** 3 / (time.perf_counter() - start) / 1e9)
+    return max(rates)
+
+def load() -> dict: return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+def keep(part: str, row: dict, same: tuple):
+    "Put a row into its part of the file in place of an older one that has the same values of `same`"
+    new = load()
+    rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
+    new |= {'machine': machine(), 'data': cifar10_name(cifar10()[2]), part: rows}
+    write_json(RESULTS, new)
+    print(json.dumps(row), flush=True)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=[*RECIPES, 'steps', 'profile'])
+    p.add_argument('names', nargs='*', help='seeds of a recipe, or names of steps')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0])
+    p.add_argument('--again', type=int, default=0)
+    p.add_argument('--device', default='cpu')
+    args = p.parse_args()
+    if len(cifar10()[0]) < 50_000:
+        raise SystemExit("speedrun.py measures on the real CIFAR-10 only: set LESSONDL_DATA to its folder")
+    if args.what in RECIPES:
+        if len(args.names) < 2:
+            row = recipe(args.what, int((args.names or '0')[0]), args.device, args.again)
+            keep('runs', row, ('recipe', 'seed', 'device', 'again'))
+        else:                                         # each from a cold start: a process of its own
+            for seed in args.names:
+                options = ['--device', args.device, '--again', str(args.again)]
+                subprocess.run([sys.executable, __file__, args.what, seed, *options], check=True)
+    elif args.what == 'profile':
+        for size in (32, 24, 16): keep('profile', profile(size), ('size',))
+    elif args.what == 'steps':
+        for seed in args.seeds:
+            for name in args.names or [s for s, _ in STEPS]: keep('steps', step(name, seed), ('step', 'seed'))
+
+if __name__ == '__main__': main()
