@@ -102,10 +102,10 @@ STEPS = [
     ('Resnet2, cosine descent from 0.01', dict(net='Resnet2', epochs=3, bs=256, call='descent', lr=0.01,
                                                wd=0.)),
     ('SpeedNet, all of it learned, ReLU', dict(net='SpeedNet', learned=True, plain=True, relu=True)),
-    ('whitening first', dict(learned=False)),
+    ('smaller pictures first', dict(plan=[(0.6, 24)])),
+    ('whitening', dict(learned=False)),
     ('convolutions start as the identity', dict(plain=False)),
     ('GELU', dict(relu=False)),
-    ('smaller pictures first', dict(plan=[(0.6, 24)])),
     ('one cycle to 0.05', dict(call='one cycle', lr=0.05)),
     ('Nesterov, weight decay 5e-4', dict(nesterov=True, wd=5e-4)),
     ('label smoothing 0.2', dict(smoothing=0.2)),
@@ -210,6 +210,7 @@ def keep(part: str, row: dict, same: tuple):
     "Put a row into its part of the file in place of an older one that has the same values of `same`"
     new = load()
     rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
+    if part == 'steps': rows.sort(key=lambda r: ([name for name, _ in STEPS].index(r['step']), r['seed']))
     new |= {'machine': machine(), 'data': cifar10_name(cifar10()[2]), part: rows}
     write_json(RESULTS, new)
     print(json.dumps(row), flush=True)
