@@ -320,7 +320,7 @@ def test_batch_norm_early_stop_and_the_best_are_the_same_in_both(two):
     (answers, state), (others, theirs) = (rank['normed'] for rank in two.ranks)
     assert answers == others
     assert all(torch.equal(v, theirs[k]) for k, v in state.items())
-    alone = learner(25, two.folder, model=net(norm=True), progress=False)
+    alone = learner(25, two.folder, model=net(norm=True), d=data(25, n=200), progress=False)
     alone.load('best')
     assert alone.validate() == answers
     assert [rank['stopped'] for rank in two.ranks] == [2, 2]
