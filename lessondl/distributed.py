@@ -348,11 +348,11 @@ def own_threads(here: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, cores // here)
 
-# %% ../nbs/08c_distributed.ipynb #f6cf78e4
+# %% ../nbs/08c_distributed.ipynb #047d267c
 @contextmanager
 def distributed(device=None,             # 'cpu', 'cuda'; None: the process's own GPU, if there is one
                 timeout: float = 300.,   # seconds to wait for another process
-                threads: int | None = None):   # of this process; None: its share of the cores
+                threads: int | None = None):   # of this process; None: its share of the cores (alone: as set)
     """The `Group` of the processes that `torchrun` has started; under plain `python` a group of one. gloo on
     CPUs, nccl on GPUs. What any but the first prints is not shown. `ConnectionError` where another process
     has ended or does not answer. Lesson 08c.
@@ -364,8 +364,8 @@ def distributed(device=None,             # 'cpu', 'cuda'; None: the process's ow
     rank, size, local, here = (int(os.environ.get(name, default)) for name, default in (
         ('RANK', 0), ('WORLD_SIZE', 1), ('LOCAL_RANK', 0), ('LOCAL_WORLD_SIZE', 1)))
     group = Group(rank, size, own_device(device, local, here))
+    if threads or size > 1: torch.set_num_threads(threads or own_threads(here))
     if size == 1: yield group; return
-    torch.set_num_threads(threads or own_threads(here))
     on_gpu = group.device.type == 'cuda'
     if on_gpu: torch.cuda.set_device(group.device)
     with ExitStack() as stack:
