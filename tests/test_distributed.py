@@ -2,6 +2,7 @@
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from lessondl.datasets import digits
-from lessondl.distributed import Group, Share, as_share, distributed, in_turn, lost, share_out
+from lessondl.distributed import Group, Share, as_share, distributed, in_turn, lost, share_out, told_to_end
 from lessondl.learner import Learner
 
 root = Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ def macro_f2(p, y): return f_beta(p, torch.nn.functional.one_hot(y, 10), 2, aver
 def data(bs, n=1000, **kw):
     x, y = digits()
     arrays = x[:n], y[:n], x[4000:4203], y[4000:4203], [str(i) for i in range(10)]
-    return ImageData.from_arrays(*arrays, bs=bs, valid_bs=25, **kw)
+    return ImageData.from_arrays(*arrays, **{'bs': bs, 'valid_bs': 25, **kw})
 
 def net(norm=False):
     seed_everything(0)
@@ -95,6 +96,8 @@ with distributed('cpu', timeout=60) as group:
     normed.fit(0.1, 5, cbs=[SaveBest('best'), EarlyStop('train_loss', patience=1, better='higher')])
     out['normed'] = normed.validate(), {k: v.clone() for k, v in normed.model.state_dict().items()}
     out['stopped'] = len(normed.recorder.epochs)
+
+    out['one batch'] = group.share(learner(25, folder, d=data(25, valid_bs=500))).validate()
 
     seen = []
     class Note(Callback):
@@ -248,6 +251,21 @@ def test_more_processes_than_gpus(monkeypatch):
         with distributed('cuda'): pass
 
 
+def test_the_launchers_signal_is_an_error_with_words(monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(ConnectionError, match='process 1 of 2: the launcher has ended it, because another'):
+            with told_to_end(Group(1, 2, torch.device('cpu'))):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+        signal.signal(signal.SIGTERM, before)
+        with told_to_end(Group(1, 2, torch.device('cpu'))):
+            assert signal.getsignal(signal.SIGTERM) != before
+        assert signal.getsignal(signal.SIGTERM) == before
+    finally: signal.signal(signal.SIGTERM, before)
+
+
 def test_which_errors_mean_that_another_process_is_gone():
     assert lost(RuntimeError('[third_party/gloo/tcp/pair.cc:545] Read error'))
     assert lost(torch.distributed.DistBackendError())
@@ -293,6 +311,11 @@ def test_answers_are_those_of_one_process_to_the_last_bit(two):
         assert sorted(rank['train labels'].tolist()) == sorted(digits()[1][:1000].tolist())
         assert torch.allclose(rank['tta'], probs, atol=1e-6)          # no augmentation: the mean of the same
     assert two.ranks[0]['one picture'] == alone.predict(digits()[0][0])[1]
+
+
+def test_with_one_batch_for_two_processes_both_have_the_answer(two):
+    answers = learner(25, two.folder, d=data(25, valid_bs=500), progress=False).validate()
+    assert [rank['one batch'] for rank in two.ranks] == [answers] * 2
 
 
 def test_files_of_one_load_in_two_and_of_two_in_one(two):
