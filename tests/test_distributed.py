@@ -88,6 +88,7 @@ with distributed('cpu', timeout=60) as group:
     out['restored'] = all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
 
     learn.freeze(); learn.fit(0.05, 1); learn.unfreeze(); learn.fit(0.05, 1)      # wrapped anew each time
+    out['refitted'] = learn.data.train.epoch, {k: v.clone() for k, v in learn.model.state_dict().items()}
     learn.set_data(data(25, n=203))         # 4 steps of 50, and one of 3: one sits out
     learn.fit(0.01, 1)
     out['ragged'] = len(learn.recorder.losses)
@@ -255,7 +256,7 @@ def test_the_launchers_signal_is_an_error_with_words(monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'x')
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with pytest.raises(ConnectionError, match='process 1 of 2: the launcher has ended it, because another'):
+        with pytest.raises(ConnectionError, match='process 1 of 2: the launcher has ended it'):
             with told_to_end(Group(1, 2, torch.device('cpu'))):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(5)
@@ -299,6 +300,18 @@ def test_twenty_steps_equal_one_process_with_the_doubled_batch(two):
     assert two.ranks[0]['losses'] == two.ranks[1]['losses']
     drop = [{k: v for k, v in rank['epochs'][0].items() if k != 'seconds'} for rank in two.ranks]
     assert drop[0] == drop[1]
+
+
+def test_further_fits_after_loading_equal_one_process(two):
+    alone = learner(50, two.folder, progress=False)
+    alone.load('one')
+    alone.data.train.epoch = 2            # a fit, and a look at the training set
+    alone.fit(0.05, 2)
+    for rank in two.ranks:
+        epoch, weights = rank['refitted']
+        assert epoch == alone.data.train.epoch == 4
+        for name, w in alone.model.state_dict().items():
+            assert torch.allclose(weights[name], w, rtol=0, atol=1e-5), name
 
 
 def test_answers_are_those_of_one_process_to_the_last_bit(two):
