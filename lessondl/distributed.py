@@ -38,16 +38,16 @@ def share_out(order: torch.Tensor,     # [N] numbers of the examples, in the ord
     each = [len(s) // size for s in steps]
     return [s[rank * k:(rank + 1) * k] for s, k in zip(steps, each) if k]
 
-# %% ../nbs/08c_distributed.ipynb #4bbb488a
+# %% ../nbs/08c_distributed.ipynb #2604b734
 class Share:
     """What process `rank` of `size` takes of a loader like `BatchLoader`, as `share_out` says: batches
     (x, y). The order of all examples depends on the loader's `seed` and `epoch`, so every process knows it;
     each augments by draws of its own. Lesson 08c."""
-    needs = 'x', 'y', 'bs', 'shuffle', 'seed', 'epoch', 'drop_last', 'read', 'prepare'
+    needs = 'y', 'bs', 'shuffle', 'seed', 'epoch', 'drop_last', 'read', 'prepare'
 
     def __init__(self, loader, rank: int, size: int, training: bool):
         self.loader, self.rank, self.size, self.training = loader, rank, size, training
-        self.bs, self.n = loader.bs, len(loader.x)
+        self.bs, self.n = loader.bs, len(loader.y)
 
     @property
     def epoch(self) -> int:

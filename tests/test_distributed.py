@@ -189,6 +189,18 @@ def test_shares_augment_by_their_own_draws_and_keep_the_order():
     assert shares[0].epoch == 1
 
 
+def test_a_table_is_shared_out_too():
+    pytest.importorskip('pandas')
+    from lessondl.tabular import TableLoader
+    y = torch.arange(23.)[:, None]
+    def loader(bs): return TableLoader(y.long(), y, y, bs, shuffle=True, seed=5)
+    shares = [as_share(loader(4), 'train', rank, 2, True) for rank in range(2)]
+    for ((a1, b1), y1), ((a2, b2), y2), (_, whole) in zip(*shares, loader(8)):
+        assert torch.equal(torch.cat([y1, y2]), whole[:2 * len(y1)])
+        assert torch.equal(torch.cat([a1, a2]).float(), torch.cat([b1, b2]))
+        assert torch.equal(torch.cat([b1, b2]), torch.cat([y1, y2]))
+
+
 def numbers(n=23): return TensorDataset(torch.arange(float(n))[:, None], torch.arange(n))
 
 
