@@ -679,6 +679,12 @@ class TableLoader:
             rows = order[i:i + self.bs] if self.shuffle else slice(i, i + self.bs)
             yield (self.cats[rows], self.conts[rows]), self.y[rows]
 
+    def read(self, parts):
+        "The rows of each part: what several processes need to share a table out (lesson 08c)"
+        for rows in parts: yield self.cats[rows], self.conts[rows]
+
+    def prepare(self, x, g): return x
+
 # %% ../nbs/15c_columns.ipynb #39d5097a
 class TableData(Loaders):
     """Loaders of a table with their `prep` (a `TablePrep`), `log_y` and `y_name`; made by `TabularData`.

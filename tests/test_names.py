@@ -21,6 +21,7 @@ names = {
     'schedules': 'linear cosine',
     'learner': 'Learner Callback CancelFit CancelEpoch CancelBatch',
     'metrics': 'accuracy error_rate f_beta f2 exp_rmspe',
+    'distributed': 'distributed Group',
     'tabular': 'join_df add_datepart add_elapsed TabularData TabularModel',
     'transfer': 'vision_learner',
     'interpret': 'Interpretation SaveFeatures class_activation_map',
