@@ -204,7 +204,7 @@ def test_resizing_is_that_of_pillow_but_for_rounding(tmp_path):
     write(tmp_path / 'a.png', Image.fromarray(pixels))
     for size in (20, 60, 150):
         want = Image.fromarray(pixels[:, 12:87]).resize((size, size), Image.Resampling.BILINEAR)
-        assert np.abs(open_picture(tmp_path / 'a.png', size).astype(int) - np.asarray(want)).max() <= 1
+        assert np.abs(open_picture(tmp_path / 'a.png', size).astype(int) - np.asarray(want)).max() <= 2
 
 
 def test_floats_in_a_picture_are_refused(tmp_path):
