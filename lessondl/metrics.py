@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 # %% auto #0
-__all__ = ['check_axes', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
+__all__ = ['as_tensor', 'check_axes', 'accuracy', 'error_rate', 'f_beta', 'f2', 'exp_rmspe']
 
 # %% ../nbs/08_learner.ipynb #4935d13e
 import torch
 
+def as_tensor(x) -> torch.Tensor:
+    "The tensor itself; of anything else a copy, for an array may be one that only allows reading. Lesson 08."
+    return x if isinstance(x, torch.Tensor) else torch.tensor(x)
+
 def check_axes(pred, y) -> tuple[torch.Tensor, torch.Tensor]:
     """Predictions and targets as tensors; `ValueError` where the predictions have one axis too many.
     Lesson 08."""
-    pred, y = torch.as_tensor(pred), torch.as_tensor(y)
+    pred, y = as_tensor(pred), as_tensor(y)
     if pred.ndim == y.ndim + 2 or (pred.ndim == 3 and y.ndim == 2 and pred.shape[1:] == y.shape):
         raise ValueError(f"predictions {list(pred.shape)} for targets {list(y.shape)}: the first axis looks "
                          f"like {len(pred)} augmented copies. Take the mean over axis 0 first: pred.mean(0)")
@@ -69,8 +73,13 @@ def exp_rmspe(pred,  # [N] or [N,1] logarithms of what is predicted
               y,     # [N] or [N,1] logarithms of what was there
               ) -> float:
     "Root of the mean squared relative error of values given as logarithms. Raises `ValueError`. Lesson 08."
-    pred, y = torch.as_tensor(pred).double(), torch.as_tensor(y).double()
+    pred, y = as_tensor(pred).double(), as_tensor(y).double()
     pred, y = (t[:, 0] if t.ndim == 2 and t.shape[1] == 1 else t for t in (pred, y))
     if pred.shape != y.shape or pred.ndim != 1 or pred.numel() == 0:
         raise ValueError(f"exp_rmspe needs two vectors [N], but got {list(pred.shape)} and {list(y.shape)}")
+    for what, t in (('predictions', pred), ('targets', y)):
+        if (bad := ~t.isfinite()).any():
+            raise ValueError(f"exp_rmspe: the {what} hold {t[bad][0].item()} in row {bad.int().argmax()}, "
+                             f"{bad.sum()} such rows. The logarithm of 0 is minus infinity, and no error is "
+                             f"small in per cent of 0: leave such rows out")
     return (1 - (pred - y).exp()).square().mean().sqrt().item()

@@ -150,6 +150,7 @@ def check_workbook(path: str | Path,
 # %% ../nbs/04b_writer.ipynb #b4437c6a
 import functools
 import math
+import operator
 import os
 import re
 import tempfile
@@ -171,8 +172,6 @@ _down, _sheet = 1 << 15, 1 << 36    # a place is one number: sheet * _sheet + ro
 
 @functools.cache
 def _letters() -> list[str]: return [xl_col_to_name(c) for c in range(max_columns)]
-
-_column_numbers = list(range(max_columns))    # a million cells share them, instead of an object for each
 
 def _number(v: float) -> str:
     "A number as a formula writes it"
@@ -523,6 +522,8 @@ def _pointwise(cells: Cells, step: Step) -> list[str]:
     "One formula for each number, by the rule of the operation"
     rule = _rules[step.op]
     args = {k: v for k, v in step.args.items() if k not in step.operands}
+    if step.op in _compare and not math.isfinite(args.get('other', 0)):      # what a cell holds is finite
+        return [str(int(getattr(operator, step.op)(0., args['other'])))] * step.value.numel()
     if callable(rule): rule = rule(args | {k: o for k, o in step.operands.items() if k in ('min', 'max')})
     given = {k: _number(v) for k, v in args.items() if isinstance(v, (int, float))}
     shape = step.value.shape
@@ -686,6 +687,7 @@ class Layout:
         self.owner = np.full(self.total, -1)
         for i, s in enumerate(self.beside): self.owner[s.cells.numpy().ravel()] = i
         self.shown = [*t.inputs, *self.given, *self.steps, *self.exps]
+        self.large = sum(s.value.numel() for s in self.shown) > 20_000     # too much for one sheet, in memory
         largest = [float(s.value.double().abs().max()) for s in self.shown if s.value.numel()]
         digits = max([len(f'{v:.{decimals}f}') for v in largest if v < 1e4] or [5])
         self.pixels = max(24, 5 * (digits + 1) + 6)        # a cell is square, and its widest number fits
@@ -797,7 +799,7 @@ def _sheet_name(title: str, taken: list[str]) -> str:
 
 def _best_wrap(plan: Layout) -> int | None:
     "After how many columns a line is full, so that the sheet is like a page; None if one sheet is too small"
-    if sum(s.value.numel() for s in plan.shown) > 20_000: return None
+    if plan.large: return None
     _, blocks, bands = _place(plan, _endless)
     ends = [b.col for b in bands[1:]] + [_endless]
     heights = [max(k.size[0] for k in blocks if b.col <= k.col < end) for b, end in zip(bands, ends)]
@@ -833,15 +835,31 @@ def _name_ranges(cells: Cells, blocks: list[Block], most: int = 1000) -> dict[st
             cells.names[p[0], p[-1]] = name
     return out
 
+def _told(s: Step, plan: Layout) -> str:
+    "What a step is called in an error: its name, with the operation and the line that make or take it"
+    if s.op in ('input', 'weight'): return f'the {s.op} {s.name}'
+    takers = [t for t in plan.steps for o in t.operands.values() if s in plan.owners(o)]
+    t = takers[0] if s.op == 'constant' else s
+    about = f'{t.name} ({t.op}' + (f', in {t.line})' if t.line else ')')
+    return f'the constant {s.name}, which {about} takes,' if s.op == 'constant' else f'the activation {about}'
+
 def _check(plan: Layout, max_cells: int):
     "Numbers that a cell cannot hold, and too many cells: errors before anything is written"
-    kinds = {'input': 'the input', 'weight': 'the weight', 'constant': 'the constant'}
+    no_mask = 'Excel has no infinity; in a mask, -1e9 in its place gives the same softmax'
     for s in plan.shown:
         bad = ~torch.isfinite(s.value)
         if not bad.any(): continue
         at = torch.nonzero(bad)[0].tolist() if s.value.ndim else []
-        raise ValueError(f'{kinds.get(s.op, "the activation")} {s.name} holds {s.value[tuple(at)].item()} at '
-                         f'{at}, and a cell holds no such number. torch.isfinite(x).all() finds it before')
+        value = s.value[tuple(at)].item()
+        more = no_mask if math.isinf(value) else 'torch.isfinite(x).all() finds it before'
+        raise ValueError(f'{_told(s, plan)} holds {value} at {at}, and a cell holds no such number. {more}')
+    for s in plan.steps:
+        filled = [v for o in s.operands.values() for v in o.value[o.cells < 0].unique().tolist()]
+        given = [v for v in s.args.values() if isinstance(v, float) and s.op not in _compare]
+        for v in [*filled, *given]:
+            if not math.isfinite(v):
+                raise ValueError(f'{_told(s, plan)} computes with {v}, and a formula holds no such '
+                                 f'number. {no_mask}')
     groups = {'formulas': [*plan.steps, *plan.exps], 'numbers': [*plan.trace.inputs, *plan.given]}
     for kind, steps in groups.items():
         total = sum(s.value.numel() for s in steps)
@@ -852,11 +870,41 @@ def _check(plan: Layout, max_cells: int):
                          f'{list(most.value.shape)}. Give a smaller input, fewer channels or units there, '
                          f'or a larger max_cells')
 
+# %% ../nbs/04b_writer.ipynb #edee9056
+class _Sheet:
+    """A sheet of xlsxwriter, and what waits to be written there. With `by_rows` nothing is written before
+    `flush`, and then row after row, so that xlsxwriter forgets each row once it is in the file."""
+    def __init__(self, xlsx, by_rows: bool): self.xlsx, self.by_rows, self.parts = xlsx, by_rows, []
+
+    def __getattr__(self, name):
+        method = getattr(self.xlsx, name)
+        if not self.by_rows or not name.startswith('write_'): return method
+        return lambda r, c, *rest: self.cells(np.array([r * _down + c]), lambda i, r, c: method(r, c, *rest))
+
+    def cells(self, places: np.ndarray, write: Callable[[int, int, int], None]):
+        "Call `write(i, row, column)` for each of the places, now or in `flush`"
+        self.parts.append((places, write))
+        if not self.by_rows: self.flush()
+
+    def flush(self):
+        if not self.parts: return
+        places, writers = zip(*self.parts)
+        number = np.concatenate([np.arange(len(p)) for p in places])
+        writer = np.repeat(np.arange(len(places)), [len(p) for p in places])
+        places, self.parts = np.concatenate(places), []
+        order = places.argsort(kind='stable') if self.by_rows else np.arange(len(places))
+        for i in range(0, len(order), 1000):       # a million Python numbers at once would take much memory
+            part = order[i:i + 1000]
+            rows, cols = divmod(places[part], _down)
+            each = (a.tolist() for a in (writer[part], number[part], rows, cols))
+            for w, k, r, c in zip(*each): writers[w](k, r, c)
+
 # %% ../nbs/04b_writer.ipynb #c628b325
 class _Book:
     "An xlsxwriter workbook with the looks that the sheets share"
-    def __init__(self, path: Path, title: str, pixels: int):
+    def __init__(self, path: Path, title: str, pixels: int, by_rows: bool):
         plain = dict(strings_to_numbers=False, strings_to_formulas=False, strings_to_urls=False)
+        plain['constant_memory'], self.by_rows, self.sheets = by_rows, by_rows, []
         self.book = xlsxwriter.Workbook(str(path), plain)
         self.book.set_properties(dict(title=title, comments='written by lessondl.spreadsheet',
                                       created=datetime(2026, 1, 1, tzinfo=timezone.utc)))
@@ -868,9 +916,10 @@ class _Book:
             self.made[key] = self.book.add_format({'font_name': 'Calibri', 'font_size': 8, **how})
         return self.made[key]
 
-    def sheet(self, name: str, title: str):
+    def sheet(self, name: str, title: str) -> _Sheet:
         "A sheet that prints landscape and one page wide"
-        ws = self.book.add_worksheet(name)
+        ws = _Sheet(self.book.add_worksheet(name), self.by_rows)
+        self.sheets.append(ws)
         ws.hide_gridlines(2)
         ws.set_landscape(); ws.set_paper(9); ws.set_margins(.3, .3, .4, .5); ws.fit_to_pages(1, 0)
         ws.set_footer('&L&8' + title.replace('&', '&&')[:200] + '&R&8&A  &P/&N')
@@ -879,6 +928,10 @@ class _Book:
     def squares(self, ws):
         ws.set_default_row(self.pixels * .75)
         ws.set_column_pixels(0, max_columns - 1, self.pixels, self.look())
+
+    def close(self):
+        for ws in self.sheets: ws.flush()
+        self.book.close()
 
 def _colour(ws, b: Block, answer: bool):
     "White to a hue; with numbers below 0 in it blue, white, red"
@@ -896,7 +949,7 @@ def _colour(ws, b: Block, answer: bool):
     ws.conditional_format(b.row, b.col, b.row + h - 1, b.col + w - 1, scale)
 
 # %% ../nbs/04b_writer.ipynb #3c27acb2
-def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer: bool):
+def _write_block(book: _Book, ws: _Sheet, cells: Cells, b: Block, decimals: int, answer: bool):
     "One step's numbers, or its formulas with their values"
     s, value = b.step, b.step.value.double().numpy().ravel()
     most = np.abs(value).max() if value.size else 0
@@ -906,15 +959,8 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
     how = dict(num_format=digits, align='center', valign='vcenter', shrink=True)
     look = book.look(**how, bold=True) if answer else book.look(**how)
     places = cells.place[s.cells.numpy().ravel()] % _sheet
-    def part(i):                           # a thousand at a time: a million Python numbers take much memory
-        p = places[i:i + 1000]
-        cols = [_column_numbers[c] for c in (p % _down).tolist()]
-        return (p // _down).tolist(), cols, value[i:i + 1000].tolist()
-    parts = range(0, len(places), 1000)
-    if b.given:
-        for i in parts:
-            for r, c, v in zip(*part(i)): ws.write_number(r, c, v, look)
-        return
+    number, formula = ws.xlsx.write_number, ws.xlsx.write_formula
+    if b.given: return ws.cells(places, lambda i, r, c: number(r, c, value.item(i), look))
     write = formulas.get(s.op) or _own_formulas.get(s.op)
     if write is None:
         raise NotImplementedError(f'{s.name}: the operation {s.op} has no formula. There are formulas for '
@@ -926,9 +972,7 @@ def _write_block(book: _Book, ws, cells: Cells, b: Block, decimals: int, answer:
         raise ValueError(f'a formula of {s.name} ({s.op}) would have {longest:,} characters, and a cell '
                          f'takes {max_formula:,}: it sums over too many pieces. Give this layer fewer input '
                          f'channels or units')
-    for i in parts:
-        for r, c, v, text in zip(*part(i), texts[i:i + 1000], strict=True):
-            ws.write_formula(r, c, text, look, v)
+    ws.cells(places, lambda i, r, c: formula(r, c, texts[i], look, value.item(i)))
 
 def _write_labels(book: _Book, ws, b: Block, names: list[str]):
     "Class names to the left of a column, or upright over a row"
@@ -1036,7 +1080,7 @@ def _write_index(book: _Book, plan: Layout, cells: Cells, blocks: list[Block]):
 def _write(path: Path, plan: Layout, wrap: int | None, decimals: int, title: str):
     "All sheets of the workbook"
     cells, blocks, bands = _place(plan, wrap)
-    book, names = _Book(path, title, plan.pixels), _name_ranges(cells, blocks)
+    book, names = _Book(path, title, plan.pixels, plan.large), _name_ranges(cells, blocks)
     _write_map(book, plan, cells, blocks, title)
     sheets = [book.sheet(name, title) for name in cells.sheets]
     for ws in sheets:
@@ -1051,6 +1095,7 @@ def _write(path: Path, plan: Layout, wrap: int | None, decimals: int, title: str
         for c in range(b.col, b.col + b.width): ws.write_blank(b.row, c, None, book.look(**rule))
         ws.write_string(b.row, b.col, b.title, book.look(bold=True, font_size=9, **rule))
         ws.write_string(b.row + 1, b.col, b.about, book.look(font_color='#595959'))
+    last = {b.sheet: b.step for b in blocks}
     for b in blocks:
         ws, answer = sheets[b.sheet], b.step.name == plan.trace.outputs[0].name and not b.given
         if b.caption:
@@ -1061,9 +1106,10 @@ def _write(path: Path, plan: Layout, wrap: int | None, decimals: int, title: str
         _write_block(book, ws, cells, b, decimals, answer)
         _colour(ws, b, answer)
         _write_labels(book, ws, b, _labels(plan, b.step))
+        if b.step is last[b.sheet]: ws.flush()
     for name, area in names.items(): book.book.define_name(name, area)
     _write_index(book, plan, cells, blocks)
-    book.book.close()
+    book.close()
 
 # %% ../nbs/04b_writer.ipynb #9456db41
 def to_spreadsheet(model: torch.nn.Module, *inputs: torch.Tensor,

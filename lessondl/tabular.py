@@ -234,7 +234,8 @@ def check_columns(df: pd.DataFrame, cols: Sequence[str], what: str = 'the table'
                             f"; it has {', '.join(map(str, df))}"))
 
 def key_kind(s: pd.Series) -> str:
-    "'number', 'date' or 'text': keys of two kinds never match. Lesson 15."
+    "'number', 'date', 'date of a time zone' or 'text': keys of two kinds never match. Lesson 15."
+    if isinstance(s.dtype, pd.DatetimeTZDtype): return 'date of a time zone'
     if pd.api.types.is_numeric_dtype(s): return 'number'
     return 'date' if pd.api.types.is_datetime64_any_dtype(s) else 'text'
 
@@ -439,7 +440,11 @@ def add_rolling(df: pd.DataFrame, cols: str | Sequence[str], days: int = 7,
     for col in as_list(cols):
         if not pd.api.types.is_numeric_dtype(df[col]) or df[col].isna().any():
             raise ValueError(f"column {col!r} must hold numbers with none missing to be added up")
-        total = np.concatenate([[0.], np.cumsum(line.per_day(df[col].to_numpy(dtype=float), np.add))])
+        values = df[col].to_numpy(dtype=float)
+        if np.isinf(values).any():
+            raise ValueError(f"column {col!r}, row {int(np.isinf(values).argmax())}: an infinite number, and "
+                             f"so is every sum with it")
+        total = np.concatenate([[0.], np.cumsum(line.per_day(values, np.add))])
         new[f'{col}_bw'] = line.per_row((total[here + 1] - total[first]).astype(np.float32))
         new[f'{col}_fw'] = line.per_row((total[last] - total[here]).astype(np.float32))
     return df.assign(**new)
@@ -613,7 +618,10 @@ def split_by(df: pd.DataFrame, valid, date: str) -> np.ndarray:
     15c."""
     if isinstance(valid, (str, datetime.date, np.datetime64)):      # a pandas Timestamp is a date too
         check_columns(df, [date])
-        held = (as_dates(df[date], date) >= pd.Timestamp(valid)).to_numpy()
+        day = pd.Timestamp(valid)
+        if pd.isna(day) or day.tz is not None:
+            raise ValueError(f"valid={valid!r} is a date without time zone, such as '2015-06-14'")
+        held = (as_dates(df[date], date) >= day).to_numpy()
     else:
         valid = np.asarray(valid); held = np.zeros(len(df), bool)
         if valid.dtype == bool and len(valid) != len(df):
@@ -655,6 +663,10 @@ def rmspe(pred, y) -> float:
     if (y == 0).any():
         raise ValueError(f"y is 0 in row {int((y == 0).argmax())} ({(y == 0).sum():,} such rows): an error "
                          f"in per cent of 0 is infinite. Leave these rows out")
+    for what, a in (('pred', pred), ('y', y)):
+        if (bad := ~np.isfinite(a)).any():
+            raise ValueError(f"{what} is {a[bad][0]} in row {int(bad.argmax())} ({bad.sum():,} such rows): "
+                             "no number to compare")
     return float(np.sqrt(np.mean((pred / y - 1) ** 2)))
 
 # %% ../nbs/15c_columns.ipynb #37221eca

@@ -11,7 +11,7 @@ __all__ = ['pooling', 'resnet2_cifar10', 'resnet2_body', 'steps_of', 'find_body'
 import copy
 import hashlib
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -290,7 +290,12 @@ class Features:
 
     def _predict(self):
         stored = self.features is not None and self.x.shape[1:] == self.features['train'].x.shape[1:]
-        with self.using(self.back if stored else self.model): super()._predict()
+        with self.using(self.back if stored else self.model), self.precise(stored and self.training):
+            super()._predict()
+
+    def precise(self, on: bool):
+        "A head that learns from features computes in float32: so small, it is no quicker in bf16, but slower"
+        return torch.autocast(self.x.device.type, enabled=False) if on else nullcontext()
 
 # %% ../nbs/11_transfer.ipynb #26b9a2b9
 class VisionLearner(Features, BodyAndHead):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -237,7 +238,65 @@ def test_known_checksums():
     "The figures by which the real files are known, as their publishers and other libraries give them."
     assert D.sources['cifar10'].size == 170498071
     assert D.sources['cifar10'].md5 == 'c58f30108f718f92721af3b95e74349a'
-    for s in D.sources.values(): assert s.size and all(u.startswith('https://') for u in s.urls)
+    assert D.sources['imagenette-160'].md5 == 'e793b78cc4c9e9a4ccc0c1155377a412'
+    assert D.sources['imagenette-320'].md5 == '3df6f0d01a2c9592104656642f5e78a3'
+    for s in D.sources.values(): assert s.size and s.urls[0].startswith('https://')
+
+def test_checksum_of_the_first_mebibyte(tmp_path):
+    "fast.ai's list of files has the md5 of their beginning alone"
+    file, head = tmp_path/'f.bin', payload * 4
+    file.write_bytes(head + b'more')
+    good = hashlib.md5(head[:1 << 20]).hexdigest()
+    check_file(file, Source('f.bin', (), len(head) + 4, head_md5=good))
+    with pytest.raises(ValueError, match=f'begins with other bytes.* expected {"0" * 32}'):
+        check_file(file, Source('f.bin', (), len(head) + 4, head_md5='0' * 32))
+
+# ---- photographs by name
+
+def photographs(path, folder, splits, classes):
+    "A tiny archive in the layout of the real one"
+    path.parent.mkdir(exist_ok=True)
+    return tar_of(path, *[(f'{folder}/{s}/{c}/{c}_1.jpg', file, b'x') for s in splits for c in classes],
+                  (f'{folder}/notes.csv', file, b'path,label'))
+
+def test_imagenette_is_downloaded_once_with_readable_names(server, tmp_path, monkeypatch):
+    archive = photographs(tmp_path/'site'/'a.tgz', 'imagenette2-160', ('train', 'val'), D.imagenette_classes)
+    server.files['/a.tgz'] = archive.read_bytes()
+    source = Source('imagenette2-160.tgz', (server.base + '/a.tgz',), archive.stat().st_size,
+                    md5=hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setitem(D.sources, 'imagenette-160', source)
+    path = D.imagenette()
+    assert path == D.cache_root()/'imagenette2-160' and D.imagenette() == path and len(server.asked) == 1
+    assert sorted(p.name for p in path.iterdir()) == ['notes.csv', 'train', 'val']
+    assert sorted(p.name for p in (path/'val').iterdir()) == sorted(D.imagenette_classes.values())
+    assert (path/'train'/'tench'/'n01440764_1.jpg').is_file()
+    assert list((tmp_path/'data').iterdir()) == []                 # what the reader named is never written
+    monkeypatch.setitem(D.sources, 'imagenette-160', Source(source.filename, source.urls, 5))
+    shutil.rmtree(path); (D.cache_root()/'imagenette2-160.tgz').unlink()
+    with pytest.raises(DownloadError, match='expected 5'): D.imagenette()
+    assert not path.exists()
+
+def test_photographs_of_the_reader_come_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(D.urllib.request, 'urlopen', lambda *a, **k: pytest.fail('asked the network'))
+    own = tmp_path/'data'/'imagenette2-320'/'train'/'n01440764'; own.mkdir(parents=True)
+    assert D.imagenette(320) == tmp_path/'data'/'imagenette2-320' and own.is_dir()     # as it is
+    photographs(tmp_path/'data'/'dogscats.tgz', 'dogscats', ('train', 'valid'), ('cats', 'dogs'))
+    path = D.dogscats()
+    assert path == D.cache_root()/'dogscats' and (path/'valid'/'cats'/'cats_1.jpg').is_file()
+    with pytest.raises(ValueError, match='160 and 320 pixels, not 224'): D.imagenette(224)
+
+def test_photographs_without_a_network(tmp_path, monkeypatch):
+    for name, f in (('imagenette-160', D.imagenette), ('dogscats', D.dogscats)):
+        monkeypatch.setitem(D.sources, name, Source(D.sources[name].filename, ('http://127.0.0.1:9/f',)))
+        with pytest.raises(DownloadError, match='by hand and put it into .* LESSONDL_DATA') as e: f()
+        assert D.sources[name].filename in str(e.value)
+    monkeypatch.setenv('LESSONDL_SAMPLE', '1')
+    with pytest.raises(DownloadError, match='LESSONDL_SAMPLE=1'): D.imagenette()
+
+def test_an_archive_of_something_else(tmp_path):
+    tar_of(tmp_path/'data'/'dogscats.tgz', good)
+    with pytest.raises(ValueError, match='no folder dogscats/train: delete it'): D.dogscats()
+    assert not (D.cache_root()/'dogscats').exists()
 
 # ---- archives
 

@@ -2,6 +2,7 @@
 import csv
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -167,6 +168,43 @@ def test_the_cameras_turn_is_applied(tmp_path):
     picture.save(tmp_path / 'phone.jpg', exif=exif)
     assert open_picture(tmp_path / 'phone.jpg').shape == (20, 10, 3)
     assert picture_sizes(tmp_path).tolist() == [[10, 20]]
+
+
+@pytest.mark.parametrize('how', [{}, dict(subsampling=0), dict(progressive=True), dict(quality=20)], ids=str)
+@pytest.mark.parametrize('size', [None, 24, 70])
+def test_torchvision_and_pillow_decode_to_the_same_numbers(tmp_path, monkeypatch, how, size):
+    io = pytest.importorskip('torchvision.io')
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize((61, 47), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / 'a.jpg', **how)
+    decoded, decode = [], io.decode_jpeg
+    monkeypatch.setattr(io, 'decode_jpeg', lambda b: decoded.append(1) or decode(b))
+    quick = open_picture(tmp_path / 'a.jpg', size)
+    assert decoded and quick.flags.writeable
+    monkeypatch.setattr(io, 'decode_jpeg', lambda b: 1 / 0)        # as a build without it: Pillow reads
+    assert np.array_equal(open_picture(tmp_path / 'a.jpg', size), quick)
+    monkeypatch.delitem(sys.modules, 'torchvision.io')
+    assert np.array_equal(open_picture(tmp_path / 'a.jpg', size), quick)
+
+
+def test_what_torchvision_would_read_otherwise_is_left_to_pillow(tmp_path):
+    pytest.importorskip('torchvision.io')
+    for mode, want in (('L', (50, 50, 50)), ('CMYK', (255, 255, 205))):
+        Image.new(mode, (20, 10), 50 if mode == 'L' else (0, 0, 50, 0)).save(tmp_path / 'a.jpg')
+        assert np.abs(open_picture(tmp_path / 'a.jpg').reshape(-1, 3).astype(int) - want).max() < 3
+    picture = Image.new('RGB', (20, 10)); exif = picture.getexif(); exif[0x0112] = 6
+    picture.save(tmp_path / 'a.jpg', exif=exif)
+    assert open_picture(tmp_path / 'a.jpg').shape == (20, 10, 3)
+    (tmp_path / 'a.jpg').write_bytes((tmp_path / 'a.jpg').read_bytes()[:-200])
+    with refuses('a.jpg is not a picture that can be read .*[Tt]runcated'): open_picture(tmp_path / 'a.jpg')
+
+
+def test_resizing_is_that_of_pillow_but_for_rounding(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+    write(tmp_path / 'a.png', Image.fromarray(pixels))
+    for size in (20, 60, 150):
+        want = Image.fromarray(pixels[:, 12:87]).resize((size, size), Image.Resampling.BILINEAR)
+        assert np.abs(open_picture(tmp_path / 'a.png', size).astype(int) - np.asarray(want)).max() <= 2
 
 
 def test_floats_in_a_picture_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 "Metrics against an independent reckoning and, where it is installed, scikit-learn; what they refuse"
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -106,11 +107,27 @@ def test_a_leading_augmentation_axis_is_named(metric, y):
         (lambda: accuracy(torch.zeros(3, 2), torch.zeros(3, 2)), 'take f2 or f_beta'),
         (lambda: exp_rmspe(torch.zeros(3), torch.zeros(4)), r'two vectors'),
         (lambda: exp_rmspe(torch.zeros(3, 2), torch.zeros(3, 2)), r'two vectors'),
+        (lambda: exp_rmspe(np.zeros(3), [0.0, 0.0, -math.inf]), 'targets hold -inf in row 2, 1 such'),
+        (lambda: exp_rmspe([0.0, math.nan], [0.0, 0.0]), 'predictions hold nan in row 1'),
+        (lambda: exp_rmspe([math.inf, math.inf], [0.0, 0.0]), 'predictions hold inf in row 0, 2 such'),
     ],
 )
 def test_what_does_not_fit_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_arrays_that_only_allow_reading_pass_without_a_warning():
+    def fixed(*values):
+        array = np.array(values)
+        array.flags.writeable = False
+        return array
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert exp_rmspe(fixed(0.0, 1.0), fixed(0.0, 1.0)) == 0
+        assert accuracy(fixed([0.1, 0.9]), fixed(1)) == 1
+        assert f2(fixed([0.1, 0.9]), fixed([0, 1])) == 1
 
 
 def test_exp_rmspe_does_not_broadcast_a_column_against_a_row():

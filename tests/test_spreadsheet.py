@@ -265,8 +265,9 @@ def letters(*shape): return torch.randint(0, 6, shape)
     (lambda: Recurrent(nn.RNN), lambda: [letters(1, 3)]),
     (lambda: Recurrent(nn.GRU, both=True), lambda: [letters(2, 2)]),
     (lambda: Recurrent(nn.LSTM, layers=2), lambda: [letters(1, 2)]), (Loop, lambda: [letters(1)] * 3),
-    (Residual, lambda: [small_picture()]), (Attention, lambda: [torch.randn(2, 4, 3)])],
-    ids=['rnn', 'gru', 'lstm', 'loop', 'residual', 'attention'])
+    (Residual, lambda: [small_picture()]), (Attention, lambda: [torch.randn(2, 4, 3)]),
+    (lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), lambda: [torch.randn(1, 3, 4)])],
+    ids=['rnn', 'gru', 'lstm', 'loop', 'residual', 'attention', 'transformer'])
 def test_whole_models(tmp_path, make, inputs):
     model, inputs = make().eval(), inputs()
     path = to_spreadsheet(model, *inputs, path=tmp_path/'a.xlsx')
@@ -442,11 +443,46 @@ def test_no_cell_holds_nan_or_infinity(tmp_path, value, where, text):
     with pytest.raises(ValueError, match=text): to_spreadsheet(model, x, path=tmp_path/'a.xlsx')
     assert not list(tmp_path.iterdir())
 
-def test_an_activation_that_is_no_number_is_named(tmp_path):
-    class Log(nn.Module):
-        def forward(self, x): return (x - 1).log()
-    with pytest.raises(ValueError, match='the activation log holds -inf'):
-        to_spreadsheet(Log().eval(), torch.ones(2), path=tmp_path/'a.xlsx')
+class Takes(nn.Module):
+    "A function as a model"
+    def __init__(self, f): super().__init__(); self.f = f
+    def forward(self, x): return self.f(x)
+
+endless = float('inf')
+
+@pytest.mark.parametrize('f, text', [
+    (lambda x: (x - 1).log(), r'activation log \(log, in {}\) holds -inf at \[0\]'),
+    (lambda x: x.masked_fill(x > 0, -endless).softmax(0), r'which where \(where, in {}\) takes, .* no inf'),
+    (lambda x: F.pad(x, (1, 1), value=-endless).amax(0), r'amax \(amax, in {}\) computes with -inf, and a f'),
+    (lambda x: x.clamp(max=endless) + 1, r'clamp \(clamp, in {}\) computes with inf, and a formula'),
+    (lambda x: x + torch.tensor([1., endless]), r'which add \(add, in {}\) takes, holds inf at \[1\]')],
+    ids=['log', 'mask', 'pad', 'clamp', 'constant'])
+def test_a_step_that_is_not_finite_is_named_with_its_line(tmp_path, f, text):
+    line = r'test_spreadsheet.py:\d+: .*self.f\(x\)'
+    with pytest.raises(ValueError, match=text.format(line)):
+        to_spreadsheet(Takes(f).eval(), torch.ones(2), path=tmp_path/'a.xlsx')
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('value', [endless, -endless, np.nan])
+def test_comparisons_with_infinity_are_known(tmp_path, value):
+    def f(x):
+        return torch.stack([x == value, x != value, x > value, x >= value, x < value, x <= value]).double()
+    model, x = Takes(f).eval(), torch.randn(2)
+    path = to_spreadsheet(model, x, path=tmp_path/'a.xlsx')
+    agree(by_formulas(without_values(path, tmp_path/'b.xlsx')), model, [x])
+
+def test_a_mask_that_is_finite_makes_a_workbook(tmp_path):
+    layer, x = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True).eval(), torch.randn(1, 3, 4)
+    mask = torch.triu(torch.full((3, 3), -endless), 1)
+    class Causal(nn.Module):
+        def __init__(self, mask): super().__init__(); self.layer, self.mask = layer, mask
+        def forward(self, x): return self.layer(x, src_mask=self.mask)
+    with pytest.raises(ValueError, match='Excel has no infinity; in a mask, -1e9'):
+        to_spreadsheet(Causal(mask).eval(), x, path=tmp_path/'a.xlsx')
+    finite = Causal(mask.clamp(min=-1e9)).eval()
+    torch.testing.assert_close(finite(x), Causal(mask).eval()(x))
+    path = to_spreadsheet(finite, x, path=tmp_path/'a.xlsx')
+    agree(by_formulas(without_values(path, tmp_path/'b.xlsx')), finite, [x])
 
 
 def test_what_trace_says_comes_through(tmp_path):

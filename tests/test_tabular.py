@@ -79,6 +79,9 @@ def test_keys_of_two_kinds_and_absent_keys():
         join_df(left.assign(store=1), right, 'store')
     with pytest.raises(ValueError, match='2 keys on the left, 1 on the right'):
         join_df(left, right, ['Store', 'Sales'], 'Store')
+    days = pd.DataFrame({'Date': pd.date_range('2015-01-01', periods=2)})
+    with pytest.raises(ValueError, match='a date on the left .* and a date of a time zone on the right'):
+        join_df(days, days.assign(Date=days.Date.dt.tz_localize('UTC')), 'Date')
 
 
 # ---- dates -------------------------------------------------------------------------------------------------
@@ -181,6 +184,8 @@ def test_elapsed_refuses():
     with pytest.raises(ValueError, match='no column'): add_elapsed(df, 'Sunday')
     with pytest.raises(ValueError, match='1 or more'): add_rolling(df, 'E', days=0)
     with pytest.raises(ValueError, match='numbers with none missing'): add_rolling(df, 'E')
+    with pytest.raises(ValueError, match="'E', row 1: an infinite number"):
+        add_rolling(df.assign(E=[0., np.inf]), 'E')
 
 
 # ---- the drawn tables --------------------------------------------------------------------------------------
@@ -325,6 +330,7 @@ def test_columns_that_cannot_be_used(change, message):
     (dict(valid='2016-01-01'), 'leaves 40 rows to train on and 0'),
     (dict(valid='2014-01-01'), 'leaves 0 rows to train on'),
     (dict(valid=[99]), 'out of bounds'),
+    (dict(valid=pd.Timestamp('2015-06-14', tz='UTC')), 'a date without time zone'),
     (dict(valid=np.ones(3, bool)), '3 True or False for 40 rows'),
     (dict(y='Sale'), "no column 'Sale'"),
     (dict(test=table().drop(columns='Distance')), "the test table has no column 'Distance'"),
@@ -397,6 +403,8 @@ def test_classes(tmp_path):
 def test_a_relative_error_of_nothing():
     with pytest.raises(ValueError, match='y is 0 in row 1'): rmspe([1., 2.], [1., 0.])
     with pytest.raises(ValueError, match='two vectors'): rmspe([1.], [1., 2.])
+    with pytest.raises(ValueError, match='y is inf in row 1'): rmspe([1., 2.], [1., np.inf])
+    with pytest.raises(ValueError, match='pred is nan in row 0'): rmspe([np.nan, 2.], [1., 1.])
     assert np.isclose(rmspe(torch.tensor([[90.], [220.]]), [100., 200.]), .1)
 
 
