@@ -45,8 +45,8 @@ RESULTS = Path(__file__).parent / 'results' / 'speedrun.json'
 RATES, DECAY = [0.24, 106., 0.02], [0., 4e-5, 0.2]      # of SpeedNet.groups: filters, adders, dense layer
 
 # epochs, (share of the training, size) of the smaller pictures
-RECIPES = {'record': (16, [(0.6, 24)]), 'quick90': (9, [(0.2, 16), (0.7, 24)]),
-           'quick85': (4, [(0.3, 16), (0.8, 24)])}
+RECIPES = {'record': (17, [(0.65, 24)]), 'quick90': (9, [(0.2, 16), (0.7, 24)]),
+           'quick85': (4, [(0.4, 16), (0.85, 24)])}
 
 def jpeg_again(x: np.ndarray, times: int) -> np.ndarray:
     """Pictures [N,H,W,C] after `times` more encodings like the copy's, quality 75 and half the colour. They
