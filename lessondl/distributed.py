@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['OWN_BUFFERS', 'share_out', 'Share', 'generator', 'DatasetShare', 'Parts', 'as_share', 'in_turn', 'MeanLoss',
-           'SharedLearner', 'Group', 'lost', 'told_to_end', 'own_device', 'own_threads', 'distributed']
+           'SharedLearner', 'Group', 'lost', 'told_to_end', 'own_device', 'own_threads', 'leave_together',
+           'distributed']
 
-# %% ../nbs/08c_distributed.ipynb #0e6c6162
+# %% ../nbs/08c_distributed.ipynb #1913f112
 import copy
 import inspect
 import os
 import signal
+import time
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from datetime import timedelta
 from itertools import zip_longest
@@ -348,7 +350,17 @@ def own_threads(here: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, cores // here)
 
-# %% ../nbs/08c_distributed.ipynb #047d267c
+# %% ../nbs/08c_distributed.ipynb #34f73827
+def leave_together(group: Group, seconds: float = 5.) -> None:
+    """Under `torchrun`: wait a moment for the others to be done, as one that is gone breaks what is still on
+    its way. By the launcher's store, so that one that never comes is no error. Lesson 08c."""
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True': return
+    store = dist.TCPStore(os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False)
+    store.set(f'lessondl/done/{group.rank}', '1')
+    end = time.monotonic() + seconds
+    while not store.check([f'lessondl/done/{r}' for r in range(group.size)]) and time.monotonic() < end:
+        time.sleep(0.01)
+
 @contextmanager
 def distributed(device=None,             # 'cpu', 'cuda'; None: the process's own GPU, if there is one
                 timeout: float = 300.,   # seconds to wait for another process
@@ -375,7 +387,9 @@ def distributed(device=None,             # 'cpu', 'cuda'; None: the process's ow
         stack.callback(dist.destroy_process_group)
         stack.callback(group.release)
         if rank: stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, 'w'))))
-        try: yield group
+        try:
+            yield group
+            leave_together(group)
         except ConnectionError: raise
         except Exception as e:
             if lost(e):
