@@ -169,22 +169,24 @@ def profile(size: int = 32) -> dict:
                     progress=False)
     batches = iter(data.train)
     cbs = [AlternateFlip()] + ([GrowingSize([(1., size)])] if size < 32 else [])
-    def steps(n):                                    # batches [n] through the whole Learner
-        learn.data = SimpleNamespace(train=[next(batches) for _ in range(n)], valid=None)
+    def steps(some):                                 # a list of batches through the whole Learner
+        learn.data = SimpleNamespace(train=some, valid=None)
         learn.fit(RATES, 1, wd=DECAY, cbs=cbs)
-    steps(2)
+    steps([next(batches) for _ in range(2)])
     start = time.perf_counter()
-    for _ in zip(range(5), data.train): pass
+    some = [next(batches) for _ in range(5)]
     load_ms = (time.perf_counter() - start) / 5 * 1e3
-    start = time.perf_counter()
-    steps(5)
-    whole_ms = (time.perf_counter() - start) / 5 * 1e3
-    with torch.profiler.profile() as trace: steps(3)
+    steps(some)                                      # so that memory is there when the clock starts
+    with torch.profiler.profile(): steps(some[:1])   # its own start takes seconds, once
+    with torch.profiler.profile() as trace:
+        start = time.perf_counter()
+        steps(some)
+        whole_ms = (time.perf_counter() - start) / 5 * 1e3
     parts = dict.fromkeys(PARTS, 0.)
     for e in trace.key_averages():
         part = next((p for p, names in PARTS.items() if re.search(names, e.key.lower())), None)
-        if part == 'Muon': parts[part] += e.cpu_time_total / 3e3
-        elif part and e.key.startswith('aten::'): parts[part] += e.self_cpu_time_total / 3e3
+        if part == 'Muon': parts[part] += e.cpu_time_total / 5e3
+        elif part and e.key.startswith('aten::'): parts[part] += e.self_cpu_time_total / 5e3
     flops = flops_of_step(net, data.one_batch()[0][:100, :, :size, :size]) / 100 * 2000
     peak = matmul_peak(torch.bfloat16 if learn.precision == 'bf16' else torch.float32)
     return dict(size=size, batch=2000, whole_ms=whole_ms + load_ms, data=load_ms, **parts,
@@ -216,6 +218,7 @@ def keep(part: str, row: dict, same: tuple):
     rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
     if part == 'steps': rows.sort(key=lambda r: ([name for name, _ in STEPS].index(r['step']), r['seed']))
     new |= {'machine': machine(), 'data': cifar10_name(cifar10()[2]), part: rows}
+    if part == 'profile': rows.sort(key=lambda r: -r['size'])
     write_json(RESULTS, new)
     print(json.dumps(row), flush=True)
 
@@ -238,7 +241,7 @@ def main():
                 options = ['--device', args.device, '--again', str(args.again)]
                 subprocess.run([sys.executable, __file__, args.what, seed, *options], check=True)
     elif args.what == 'profile':
-        for size in (32, 24, 16): keep('profile', profile(size), ('size',))
+        for size in (16, 24, 32): keep('profile', profile(size), ('size',))
     elif args.what == 'steps':
         for seed in args.seeds:
             for name in args.names or [s for s, _ in STEPS]: keep('steps', step(name, seed), ('step', 'seed'))
