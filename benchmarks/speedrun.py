@@ -98,7 +98,7 @@ def recipe(name: str, seed: int, device: str, again: int = 0) -> dict:
                 threads=torch.get_num_threads(), precision=learn.precision, device=device)
 
 # One change at a time, from lesson 09c's net to the recipe: (name, what changes). A change stays for the
-# steps after it, but for those in TRIED, which did not pay and are taken back.
+# steps after it, but for those in TRIED, which the recipe does without.
 STEPS = [
     ('Resnet2, cosine descent from 0.01', dict(net='Resnet2', epochs=3, bs=256, call='descent', lr=0.01,
                                                wd=0.)),
