@@ -34,7 +34,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lessondl.augment import Augment, half_mirrored, pad_crop
-from lessondl.cnn import Resnet2, SpeedNet
+from lessondl.cnn import NarrowConv2d, Resnet2, SpeedNet
 from lessondl.data import ImageData
 from lessondl.datasets import cifar10, cifar10_stats
 from lessondl.learner import (AlternateFlip, GrowingSize, Learner, Lookahead, Muon, Views, keep_memory,
@@ -42,11 +42,14 @@ from lessondl.learner import (AlternateFlip, GrowingSize, Learner, Lookahead, Mu
 from lessondl.metrics import accuracy
 
 RESULTS = Path(__file__).parent / 'results' / 'speedrun.json'
-RATES, DECAY = [0.24, 106., 0.02], [0., 4e-5, 0.2]      # of SpeedNet.groups: filters, adders, dense layer
+DECAY = [0., 4e-5, 0.2]                           # of SpeedNet.groups: filters, adders, dense layer
+PLAN = [(0.6, 24)]                                # share of the training, size of the smaller pictures
+# epochs, batch size, rate of the filters, pixels by which the pictures are moved
+RECIPES = {'record': (22, 1000, 0.24, 4), 'quick90': (9, 1000, 0.17, 2), 'quick85': (2, 500, 0.17, 2)}
 
-# epochs, (share of the training, size) of the smaller pictures
-RECIPES = {'record': (19, [(0.6, 24)]), 'quick90': (8, [(0.6, 24)]),
-           'quick85': (3, [(0.6, 24)])}
+def rates(bs: int, filters: float) -> list[float]:
+    "Of SpeedNet.groups: a step of Muon has a length of its own, the others go with the batch"
+    return [filters, 0.053 * bs, 1e-5 * bs]
 
 def jpeg_again(x: np.ndarray, times: int) -> np.ndarray:
     """Pictures [N,H,W,C] after `times` more encodings like the copy's, quality 75 and half the colour. They
@@ -76,20 +79,20 @@ def some_pictures(data: ImageData, n: int = 5000) -> torch.Tensor:
     return small.one_batch()[0]
 
 def recipe(name: str, seed: int, device: str, again: int = 0) -> dict:
-    epochs, plan = RECIPES[name]
+    epochs, bs, lr, pad = RECIPES[name]
     seed_everything(seed)
-    data = load_data(seed, 2000, alternate=True, again=again)
+    data = load_data(seed, bs, alternate=True, again=again, pad=pad)
     net = SpeedNet([64, 256, 256], 10, some_pictures(data))
     data.valid, valid = None, data.valid              # a look at the test set after each epoch costs time
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, metrics=[accuracy],
                     groups=SpeedNet.groups, device=device)
     keep_memory()                                     # now, or what is gone by here would leave gaps
-    learn.fit(RATES, 1, cycle_len=epochs, wd=DECAY, cbs=[AlternateFlip(), GrowingSize(plan)])
+    learn.fit(rates(bs, lr), 1, cycle_len=epochs, wd=DECAY, cbs=[AlternateFlip(), GrowingSize(PLAN)])
     fitted = time.perf_counter()
     views = Learner(data, Views(net), metrics=[accuracy], device=device, progress=False)
     tta = views.validate(valid)[1]
     end = time.perf_counter()
-    return dict(recipe=name, seed=seed, again=again, epochs=epochs, plan=plan,
+    return dict(recipe=name, seed=seed, again=again, epochs=epochs, batch=bs, rate=lr, pad=pad, plan=PLAN,
                 accuracy=learn.validate(valid)[1], tta=tta, seconds=round(end - START, 1),
                 tta_seconds=round(end - fitted, 1),
                 epoch_seconds=[round(r['seconds'], 1) for r in learn.recorder.epochs],
@@ -97,13 +100,12 @@ def recipe(name: str, seed: int, device: str, again: int = 0) -> dict:
                 peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 threads=torch.get_num_threads(), precision=learn.precision, device=device)
 
-# One change at a time, from lesson 09c's net to the recipe: (name, what changes). A change stays for the
-# steps after it, but for those in TRIED, which the recipe does without.
+# One change at a time, from lesson 09c's net to the recipe: (name, what changes). A change stays.
 STEPS = [
     ('Resnet2, cosine descent from 0.01', dict(net='Resnet2', epochs=3, bs=256, call='descent', lr=0.01,
                                                wd=0.)),
     ('SpeedNet, all of it learned, ReLU', dict(net='SpeedNet', learned=True, plain=True, relu=True)),
-    ('smaller pictures first', dict(plan=[(0.6, 24)])),
+    ('smaller pictures first', dict(plan=PLAN)),
     ('whitening', dict(learned=False)),
     ('convolutions start as the identity', dict(plain=False)),
     ('GELU', dict(relu=False)),
@@ -111,21 +113,29 @@ STEPS = [
     ('Nesterov, weight decay 5e-4', dict(nesterov=True, wd=5e-4)),
     ('label smoothing 0.2', dict(smoothing=0.2)),
     ('mirrored in turn, moved by 2 pixels', dict(alternate=True)),
-    ('Lookahead', dict(lookahead=True)),
-    ('batches of 1,024, rate 0.2', dict(bs=1024, lr=0.2)),
-    ('Muon, batches of 2,000, a rate for each kind', dict(muon=True, bs=2000, call='descent', lr=RATES,
-                                                          wd=DECAY)),
+    ('Muon, batches of 2,000, a rate for each kind', dict(muon=True, bs=2000, call='descent',
+                                                          lr=rates(2000, 0.24), wd=DECAY)),
     ('memory kept', dict(keep=True)),
+    ('narrow pictures side by side', dict(narrow=NarrowConv2d.narrow)),
+    ('batches of 1,000', dict(bs=1000, lr=rates(1000, 0.17))),
+    ('batches of 500', dict(bs=500, lr=rates(500, 0.17))),
 ]
-TRIED = {'Lookahead', 'batches of 1,024, rate 0.2'}
+# Each alone, on top of the last of STEPS
+TRIES = [
+    ('the first layer learned', dict(learned=True)), ('no identity start', dict(plain=True)),
+    ('ReLU', dict(relu=True)), ('no label smoothing', dict(smoothing=0.)),
+    ('mirrored by a coin, moved by 4 pixels', dict(alternate=False)), ('32x32 from the start', dict(plan=[])),
+    ('Lookahead', dict(lookahead=True)), ('32 bits', dict(precision='fp32')),
+]
 
 def settings(name: str) -> dict:
-    "All settings of a step: what those before it changed and kept, and its own"
+    "All settings of a step or a try: what the steps before it changed, and its own"
     out = {}
     for step, change in STEPS:
-        if step == name: return {**out, **change}
-        if step not in TRIED: out |= change
-    raise SystemExit(f"no step {name!r}; they are {', '.join(s for s, _ in STEPS)}")
+        out |= change
+        if step == name: return out
+    if name in dict(TRIES): return out | dict(TRIES)[name]
+    raise SystemExit(f"no step {name!r}; they are {', '.join(dict(STEPS + TRIES))}")
 
 def step_net(c: dict, data: ImageData) -> nn.Module:
     if c['net'] == 'Resnet2': return Resnet2([16, 32, 64, 128, 256], 10, 0.2)
@@ -137,12 +147,14 @@ def step_net(c: dict, data: ImageData) -> nn.Module:
 def step(name: str, seed: int) -> dict:
     c = settings(name)
     if c.get('keep'): keep_memory()
+    NarrowConv2d.narrow = c.get('narrow', 0)
     seed_everything(seed)
     data = load_data(seed, c['bs'], c.get('alternate', False))
     net, muon = step_net(c, data), c.get('muon', False)
     sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=c.get('nesterov', False))
     loss = partial(F.cross_entropy, label_smoothing=c.get('smoothing', 0.))
-    learn = Learner(data, net, loss, Muon if muon else sgd, groups=SpeedNet.groups if muon else None)
+    learn = Learner(data, net, loss, Muon if muon else sgd, groups=SpeedNet.groups if muon else None,
+                    precision=c.get('precision', 'auto'))
     cbs = [AlternateFlip()] * c.get('alternate', False) + [Lookahead()] * c.get('lookahead', False)
     if 'plan' in c: cbs.append(GrowingSize(c['plan']))
     learn.data.valid, valid = None, learn.data.valid       # the time is that of training alone
@@ -158,12 +170,13 @@ def step(name: str, seed: int) -> dict:
 # Which part of a training step an operator of PyTorch belongs to; what is left over is `rest`
 PARTS = {'convolutions': 'conv', 'batch norm': 'batch_norm', 'GELU': 'gelu', 'pooling': 'pool|amax',
          'resizing': 'upsample', 'Muon': 'optimizer.step'}
+WITH_PARTS = 'Optimizer.step', 'aten::max_pool2d_with_indices_backward'    # counted with what they call
 
-def profile(size: int = 32) -> dict:
+def profile(size: int = 32, bs: int = 1000) -> dict:
     """Milliseconds of each part of a training step of the recipe on `size`x`size` pictures, the work in it,
     and what the machine's matrix multiplication reaches"""
     keep_memory()
-    data = load_data(0, 2000, alternate=True)
+    data = load_data(0, bs, alternate=True)
     net = SpeedNet([64, 256, 256], 10, some_pictures(data))
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, groups=SpeedNet.groups,
                     progress=False)
@@ -171,25 +184,26 @@ def profile(size: int = 32) -> dict:
     cbs = [AlternateFlip()] + ([GrowingSize([(1., size)])] if size < 32 else [])
     def steps(some):                                 # a list of batches through the whole Learner
         learn.data = SimpleNamespace(train=some, valid=None)
-        learn.fit(RATES, 1, wd=DECAY, cbs=cbs)
+        learn.fit(rates(bs, 0.17), 1, wd=DECAY, cbs=cbs)
     steps([next(batches) for _ in range(2)])
     start = time.perf_counter()
     some = [next(batches) for _ in range(5)]
     load_ms = (time.perf_counter() - start) / 5 * 1e3
-    steps(some)                                      # so that memory is there when the clock starts
-    with torch.profiler.profile(): steps(some[:1])   # its own start takes seconds, once
-    with torch.profiler.profile() as trace:
+    # The first round is for what happens once: the profiler's own start, memory that it moves
+    with torch.profiler.profile(schedule=torch.profiler.schedule(wait=0, warmup=1, active=1)) as trace:
+        steps(some)
+        trace.step()
         start = time.perf_counter()
         steps(some)
         whole_ms = (time.perf_counter() - start) / 5 * 1e3
     parts = dict.fromkeys(PARTS, 0.)
     for e in trace.key_averages():
         part = next((p for p, names in PARTS.items() if re.search(names, e.key.lower())), None)
-        if part == 'Muon': parts[part] += e.cpu_time_total / 5e3
+        if e.key.startswith(WITH_PARTS): parts[part] += e.cpu_time_total / 5e3
         elif part and e.key.startswith('aten::'): parts[part] += e.self_cpu_time_total / 5e3
-    flops = flops_of_step(net, data.one_batch()[0][:100, :, :size, :size]) / 100 * 2000
+    flops = flops_of_step(net, data.one_batch()[0][:100, :, :size, :size]) / 100 * bs
     peak = matmul_peak(torch.bfloat16 if learn.precision == 'bf16' else torch.float32)
-    return dict(size=size, batch=2000, whole_ms=whole_ms + load_ms, data=load_ms, **parts,
+    return dict(size=size, batch=bs, whole_ms=whole_ms + load_ms, data=load_ms, **parts,
                 rest=whole_ms - sum(parts.values()), gflop=flops / 1e9, matmul_gflops=peak,
                 threads=torch.get_num_threads(), precision=learn.precision)
 
@@ -216,7 +230,8 @@ def keep(part: str, row: dict, same: tuple):
     "Put a row into its part of the file in place of an older one that has the same values of `same`"
     new = load()
     rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
-    if part == 'steps': rows.sort(key=lambda r: ([name for name, _ in STEPS].index(r['step']), r['seed']))
+    names = list(dict(STEPS + TRIES))
+    if part in ('steps', 'tries'): rows.sort(key=lambda r: (names.index(r['step']), r['seed']))
     new |= {'machine': machine(), 'data': cifar10_name(cifar10()[2]), part: rows}
     if part == 'profile': rows.sort(key=lambda r: -r['size'])
     write_json(RESULTS, new)
@@ -232,18 +247,21 @@ def main():
     args = p.parse_args()
     if len(cifar10()[0]) < 50_000:
         raise SystemExit("speedrun.py measures on the real CIFAR-10 only: set LESSONDL_DATA to its folder")
-    if args.what in RECIPES:
-        if len(args.names) < 2:
-            row = recipe(args.what, int((args.names or '0')[0]), args.device, args.again)
-            keep('runs', row, ('recipe', 'seed', 'device', 'again'))
-        else:                                         # each from a cold start: a process of its own
-            for seed in args.names:
-                options = ['--device', args.device, '--again', str(args.again)]
-                subprocess.run([sys.executable, __file__, args.what, seed, *options], check=True)
-    elif args.what == 'profile':
+    if args.what == 'profile':
         for size in (16, 24, 32): keep('profile', profile(size), ('size',))
+        return
+    if args.what in RECIPES: tasks = [(args.what, [n]) for n in args.names or ['0']]
+    else: tasks = [('steps', [n, '--seeds', str(seed)]) for seed in args.seeds
+                   for n in args.names or dict(STEPS + TRIES)]
+    if len(tasks) > 1:                                # each from a cold start: a process of its own
+        for what, rest in tasks:
+            options = ['--device', args.device, '--again', str(args.again)]
+            subprocess.run([sys.executable, __file__, what, *rest, *options], check=True)
     elif args.what == 'steps':
-        for seed in args.seeds:
-            for name in args.names or [s for s, _ in STEPS]: keep('steps', step(name, seed), ('step', 'seed'))
+        name = tasks[0][1][0]
+        keep('tries' if name in dict(TRIES) else 'steps', step(name, args.seeds[0]), ('step', 'seed'))
+    else:
+        row = recipe(args.what, int(tasks[0][1][0]), args.device, args.again)
+        keep('runs', row, ('recipe', 'seed', 'device', 'again'))
 
 if __name__ == '__main__': main()

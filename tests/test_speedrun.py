@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lessondl.augment import half_mirrored
-from lessondl.cnn import SpeedNet, whitening
+from lessondl.cnn import NarrowConv2d, SpeedNet, whitening
 from lessondl.data import ImageData
 from lessondl.datasets import cifar10_standin
 from lessondl.learner import AlternateFlip, GrowingSize, Learner, Muon, Views, orthogonal, seed_everything
@@ -92,3 +92,33 @@ def test_half_mirrored_is_a_copy_and_leaves_the_pictures():
     before = np.array(x)
     out = half_mirrored(x)
     assert out.dtype == x.dtype and np.array_equal(x, before) and not np.shares_memory(out, x)
+
+
+@pytest.mark.parametrize('n, ni, nf, height, width', [(12, 3, 5, 7, 7), (13, 4, 4, 3, 3), (1, 2, 3, 5, 8),
+                                                      (40, 8, 8, 2, 2), (6, 3, 2, 9, 1)])
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_narrow_pictures_get_the_gradients_of_a_plain_convolution(n, ni, nf, height, width, channels_last):
+    torch.manual_seed(0)
+    narrow = NarrowConv2d(ni, nf, 3, padding=1, bias=False)
+    plain = nn.Conv2d(ni, nf, 3, padding=1, bias=False).double()
+    plain.load_state_dict(narrow.state_dict())
+    x = torch.randn(n, ni, height, width).bfloat16()
+    grad = torch.randn(n, nf, height, width).bfloat16()
+    if channels_last: x, grad = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad))
+    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+    with torch.autocast('cpu', dtype=torch.bfloat16): out = narrow(a)
+    assert type(out.grad_fn).__name__ == 'SideBySideBackward'
+    out.backward(grad)
+    expected = plain(b)
+    expected.backward(grad.double())
+    for ours, theirs in ((out, expected), (a.grad, b.grad), (narrow.weight.grad, plain.weight.grad)):
+        torch.testing.assert_close(ours.double(), theirs, atol=0.02 * theirs.abs().max().item(), rtol=0)
+    assert narrow.weight.grad.dtype == torch.float32
+
+
+def test_wide_pictures_other_precisions_and_answers_take_the_plain_way():
+    conv, x = NarrowConv2d(2, 3, 3, padding=1, bias=False), torch.randn(4, 2, 5, 5)
+    assert 'Convolution' in type(conv(x).grad_fn).__name__
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert 'Convolution' in type(conv(x.bfloat16().repeat(1, 1, 2, 2)).grad_fn).__name__
+        with torch.no_grad(): assert conv(x.bfloat16()).grad_fn is None
