@@ -83,6 +83,8 @@ BEYOND = {
     'GRU, embedding 256': (streams, broad, 'fit_one_cycle(4, 5e-3)'),
     'GRU, embedding 256, small start': (streams, broad_small, 'fit_one_cycle(4, 5e-3)'),
     'GRU, embedding 256, tied': (streams, tied, 'fit_one_cycle(4, 5e-3)'),
+    'LSTM, averaged weights': (partial(streams, 32, 32), R.CharSeqStatefulLSTM,
+                               'fit(4e-3, 6, cycle_len=1, cycle_mult=2, wd=3e-5, cbs=R.AverageWeights())'),
     'Shakespeare, 1 epoch': (shakespeare, wide, 'fit_one_cycle(1, 4e-3)'),
 }
 ALL = {**RUNGS, **BEYOND}
@@ -90,7 +92,7 @@ ALL = {**RUNGS, **BEYOND}
 class Writer(Callback):
     "Keeps what the net writes after these epochs, and the time that this takes"
     order = 75
-    def __init__(self, vocab: str, epochs=(1, 5, 15)):
+    def __init__(self, vocab: str, epochs=(1, 5, 15, 60)):
         self.vocab, self.epochs, self.texts, self.seconds = vocab, epochs, {}, 0.
     def after_epoch(self, learn):
         if learn.epoch + 1 not in self.epochs: return

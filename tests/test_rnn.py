@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lessondl import rnn as R
-from lessondl.learner import Learner
+from lessondl.learner import Callback, Learner
 
 TEXT = 'the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n' * 12
 CELLS = {'RNN': (R.rnn_cell, nn.RNN), 'GRU': (R.gru_cell, nn.GRU), 'LSTM': (R.lstm_cell, nn.LSTM)}
@@ -235,6 +235,54 @@ def test_each_trains_in_the_learner(kind, tmp_path):
     assert learn.validate() == saved
     probs, y = learn.get_preds()
     assert probs.shape == (len(y), len(data.vocab))
+
+
+def averaged(cbs=(), path='models', **kwargs):
+    data = R.TextData(TEXT, bs=4, bptt=8)
+    return Learner(data, small(R.CharSeqStatefulGRU, data.vocab), opt_func=torch.optim.Adam, cbs=cbs,
+                   path=path, progress=False, precision='fp32', **kwargs)
+
+
+class Keep(Callback):
+    "The weights after each batch"
+    order = 61
+    def before_fit(self, learn): self.rows = [copy.deepcopy(learn.model.state_dict())]
+    def after_batch(self, learn):
+        if learn.training: self.rows.append(copy.deepcopy(learn.model.state_dict()))
+
+
+def test_the_average_is_that_of_the_weights_and_changes_no_training(tmp_path):
+    keep, plain = Keep(), averaged()
+    plain.fit(1e-2, 2, cbs=keep)
+    learn = averaged([R.AverageWeights(0.9)], tmp_path)
+    learn.fit(1e-2, 2, cbs=R.SaveCycles('c', 2, 1))
+    assert learn.recorder.losses == plain.recorder.losses
+    for name, w in learn.model.state_dict().items():
+        mean = keep.rows[0][name]
+        for n, row in enumerate(keep.rows[1:], 1):
+            decay = min(0.9, n / (n + 10))
+            mean = decay * mean + (1 - decay) * row[name]
+        torch.testing.assert_close(w, mean, msg=name)
+    loss = learn.validate()[0]
+    assert loss == pytest.approx(learn.recorder.epochs[-1]['valid_loss'])       # the average was validated,
+    learn.load('c_2')
+    assert learn.validate()[0] == loss                                          # and saved
+    learn.fit(1e-2, 1)
+    assert learn.validate()[0] != loss
+
+
+def test_an_interrupted_fit_leaves_the_average():
+    class Stop(Callback):
+        def before_batch(self, learn):
+            if learn.batch == 5 and learn.epoch == 1 and learn.training: raise KeyboardInterrupt
+    keep, learn = Keep(), averaged([R.AverageWeights(0.)])                     # decay 0: the last weights
+    learn.fit(1e-2, 3, cbs=[Stop(), keep])
+    for name, w in learn.model.state_dict().items(): torch.testing.assert_close(w, keep.rows[-1][name])
+    assert learn.validate() == learn.validate()
+    learn = averaged([R.AverageWeights(0.999)])
+    learn.data.valid = None
+    learn.fit(1e-2, 1)
+    with pytest.raises(ValueError, match='from 0 to below 1'): R.AverageWeights(1.)
 
 
 def test_char3_is_the_loop_of_three():

@@ -99,7 +99,7 @@ def test_half_mirrored_is_a_copy_and_leaves_the_pictures():
 @pytest.mark.parametrize('channels_last', [False, True])
 def test_narrow_pictures_get_the_gradients_of_a_plain_convolution(n, ni, nf, height, width, channels_last):
     torch.manual_seed(0)
-    narrow = NarrowConv2d(ni, nf, 3, padding=1, bias=False)
+    narrow = NarrowConv2d(ni, nf)
     plain = nn.Conv2d(ni, nf, 3, padding=1, bias=False).double()
     plain.load_state_dict(narrow.state_dict())
     x = torch.randn(n, ni, height, width).bfloat16()
@@ -117,7 +117,7 @@ def test_narrow_pictures_get_the_gradients_of_a_plain_convolution(n, ni, nf, hei
 
 
 def test_wide_pictures_other_precisions_and_answers_take_the_plain_way():
-    conv, x = NarrowConv2d(2, 3, 3, padding=1, bias=False), torch.randn(4, 2, 5, 5)
+    conv, x = NarrowConv2d(2, 3), torch.randn(4, 2, 5, 5)
     assert 'Convolution' in type(conv(x).grad_fn).__name__
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert 'Convolution' in type(conv(x.bfloat16().repeat(1, 1, 2, 2)).grad_fn).__name__
