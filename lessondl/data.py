@@ -384,7 +384,7 @@ class ArrayData(BuiltLoaders):
         return cls.build(sets, classes, size=size, aug=aug, bs=bs, stats=stats, seed=seed, pad=pad,
                          max_zoom=max_zoom, valid_bs=valid_bs, drop_last=drop_last)
 
-# %% ../nbs/06b_files.ipynb #bb0e9462
+# %% ../nbs/06b_files.ipynb #c446d10d
 import csv as tables
 import hashlib
 import importlib
@@ -459,7 +459,7 @@ def to_rgb(im: Image.Image) -> Image.Image:
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert('RGB')
 
-# %% ../nbs/06b_files.ipynb #14b95b11
+# %% ../nbs/06b_files.ipynb #00f3658a
 def plain_jpeg(im: Image.Image, path: str | Path) -> np.ndarray | None:
     "A JPEG [H,W,3] by torchvision's decoder, if torchvision is in use and can read it. Lesson 06b_files."
     io = sys.modules.get('torchvision.io')
@@ -484,7 +484,7 @@ def open_picture(path: str | Path, size: int | None = None) -> np.ndarray:
     x = torch.from_numpy(np.array(x[top:top + side, left:left + side]))[None]
     return resize(x.permute(0, 3, 1, 2), size)[0].permute(1, 2, 0).numpy()
 
-# %% ../nbs/06b_files.ipynb #3251a9a9
+# %% ../nbs/06b_files.ipynb #df26f1aa
 class PictureFiles:
     """Picture files in the form of an array uint8 [N,H,W,3], of which only what is asked for is decoded.
 
@@ -778,10 +778,19 @@ def resized_key(path: Path, files: Sequence[Path], size: int) -> str:
              for f in files for s in [f.stat()]]
     return hashlib.sha256(repr((str(path.resolve()), size, stats)).encode()).hexdigest()[:12]
 
-# %% ../nbs/06b_files.ipynb #d217531f
+# %% ../nbs/06b_files.ipynb #bd6b7f82
 def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Path | None = None) -> Path:
     """A folder with small copies of `files`, which lie below `path`: made whole or not at all, and found
-    again while the files are the same. ValueError if `folder` holds anything else. Lesson 06b_files."""
+    again while the files are the same. ValueError if `folder` holds anything else, or a copy has no place of
+    its own. Lesson 06b_files."""
+    for f in files:
+        if not f.is_relative_to(path) or '..' in f.relative_to(path).parts:
+            raise ValueError(f'{f} does not lie below {path}, so its copy has no place: take as path a '
+                             'folder that holds both table and pictures')
+    names = [resized_name(f.relative_to(path)) for f in files]
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f'the copies of two pictures would both be called {twice}: rename one of them')
     key = resized_key(path, files, size)
     folder = Path(folder) if folder else write_root() / f'resized-{path.resolve().name}-{size}-{key}'
     mark = folder / '.made-of'
@@ -793,7 +802,6 @@ def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Pa
         tmp = Path(tempfile.mkdtemp(prefix='.resize-', dir=folder.parent))
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            names = [resized_name(f.relative_to(path)) for f in files]
             jobs = [pool.submit(resize_file, f, tmp / name, size) for f, name in zip(files, names)]
             with _Bar(len(files), f'resizing to {size}', '') as bar:
                 for job in jobs: job.result(); bar.update(1)
@@ -801,12 +809,16 @@ def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Pa
             tmp.chmod(0o755)
             if folder.exists(): folder.rmdir()
             os.replace(tmp, folder)
+        except FileNotFoundError: raise
+        except OSError as e:
+            raise OSError(e.errno, f'{folder} could not be written ({e}). Nothing was changed: make room on '
+                                   'the disk, or give another folder') from e
         finally:
             pool.shutdown(cancel_futures=True)
             shutil.rmtree(tmp, ignore_errors=True)
     return folder
 
-# %% ../nbs/06b_files.ipynb #008e26c9
+# %% ../nbs/06b_files.ipynb #635539ca
 class ImageData(FileData):
     """Labelled pictures as batches (x float32 [B,C,H,W], y): `.train`, `.valid`, `.test`.
 
@@ -838,8 +850,8 @@ class ImageData(FileData):
         The table has a header and two columns, or `columns` says which two. Several labels with `sep` between
         them in any row: multi-label, and a line that says so; sep=None keeps spaces in names. `valid_idxs`:
         the rows for validation, from 0; None: `valid_idxs(n)`. `test`: a folder of pictures alone. All else
-        as in `from_folder`. Raises ValueError or FileNotFoundError, which names table and line. Lesson
-        06b_files."""
+        as in `from_folder`. Raises ValueError or FileNotFoundError, which names table and line,
+        or the picture. Lesson 06b_files."""
         sets, classes = table_sets(Path(path), folder, csv, suffix, valid_idxs, test, sep, columns)
         return cls.from_files(Path(path), sets, classes, size=size, aug=aug, bs=bs, in_memory=in_memory,
                               **settings)

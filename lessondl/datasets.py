@@ -584,7 +584,7 @@ def cartoons() -> Path:
         _save_all(jobs, 'drawing cartoons')
     return _drawn('cartoons-4' + '-sample'*sample_only(), draw)
 
-# %% ../nbs/06b_files.ipynb #450347f8
+# %% ../nbs/06b_files.ipynb #5d4782d7
 imagenette_classes = dict(n01440764='tench', n02102040='springer', n02979186='cassette player',
     n03000684='chain saw', n03028079='church', n03394916='French horn', n03417042='garbage truck',
     n03425413='gas pump', n03445777='golf ball', n03888257='parachute')

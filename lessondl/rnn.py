@@ -254,7 +254,8 @@ class CharSeqStatefulRnn(nn.Module):
         self.h = detached(h)
         return F.log_softmax(self.l_out(outp), dim=-1).flatten(0, 1)
 
-# %% ../nbs/10b_cells.ipynb #38b9ebe9
+# %% ../nbs/10b_cells.ipynb #f81b7a31
+import math
 import warnings
 from contextlib import contextmanager
 from itertools import accumulate
@@ -329,51 +330,51 @@ class CharSeqStatefulLSTM(CharSeqStatefulRnn):
         super().__init__(vocab_size, n_fac, n_hidden)
         self.rnn = nn.LSTM(n_fac, n_hidden, n_layers, dropout=dropout if n_layers > 1 else 0.)
 
-# %% ../nbs/10b_cells.ipynb #85e5b7c9
+# %% ../nbs/10b_cells.ipynb #11970e1e
 class SaveCycles(Callback):
     """Saves the model as `name_1`, `name_2`, ... at each cycle's end of `fit(lr, n, cycle_len, cycle_mult)`.
     Lesson 10b."""
-    order, in_finder = 70, False
+    order, in_finder = 85, False
     def __init__(self, name: str, n: int, cycle_len: int = 1, cycle_mult: int = 1):
         self.name, self.ends = name, list(accumulate(cycle_epochs(n, cycle_len, cycle_mult)))
 
     def after_epoch(self, learn):
         if learn.epoch + 1 in self.ends: learn.save(f'{self.name}_{self.ends.index(learn.epoch + 1) + 1}')
 
-# %% ../nbs/10b_cells.ipynb #0e771bd2
+# %% ../nbs/10b_cells.ipynb #c5c5e03c
 class AverageWeights(Callback):
     """Between epochs and at the end the model holds a moving average of its weights, over about the last
-    `1/(1-decay)` batches: it is what is validated, saved and asked. For the next epoch its own weights come
-    back. An interrupted fit leaves the average. Lesson 10b."""
-    order, in_finder = 60, False
+    `1/(1-decay)` batches, and the last tenth at first: it is what is validated, saved and asked. For the next
+    batch its own weights come back. An interrupted fit leaves the average. Lesson 10b."""
+    order, in_finder = 80, False         # cleaned up before a callback that loads the best epoch
     own = average = None
 
     def __init__(self, decay: float = 0.999):
         if not 0 <= decay < 1: raise ValueError(f"decay is a share from 0 to below 1, not {decay}")
         self.decay = decay
 
-    def of(self, learn): return [w for w in learn.model.state_dict().values() if w.is_floating_point()]
+    def weights(self, learn): return [w for w in learn.model.state_dict().values() if w.is_floating_point()]
 
-    def before_fit(self, learn): self.seen, self.average = 0, [w.clone() for w in self.of(learn)]
+    def before_fit(self, learn): self.seen, self.average = 0, [w.clone() for w in self.weights(learn)]
 
     @torch.no_grad()
-    def before_epoch(self, learn):
-        if self.own is None: return
-        for w, own in zip(self.of(learn), self.own): w.copy_(own)
+    def before_batch(self, learn):
+        if self.own is None or not learn.training: return
+        for w, own in zip(self.weights(learn), self.own): w.copy_(own)
         self.own = None
 
     @torch.no_grad()
     def after_batch(self, learn):
         if not learn.training: return
         self.seen += 1
-        decay = min(self.decay, self.seen / (self.seen + 10))       # at first the mean of what there is
-        for average, w in zip(self.average, self.of(learn)): average.lerp_(w, 1 - decay)
+        decay = min(self.decay, self.seen / (self.seen + 10))
+        for average, w in zip(self.average, self.weights(learn)): average.lerp_(w, 1 - decay)
 
     @torch.no_grad()
     def before_validate(self, learn):
         if self.average is None or self.own is not None: return     # outside a fit; or it is there already
-        self.own = [w.clone() for w in self.of(learn)]
-        for w, average in zip(self.of(learn), self.average): w.copy_(average)
+        self.own = [w.clone() for w in self.weights(learn)]
+        for w, average in zip(self.weights(learn), self.average): w.copy_(average)
 
     def after_epoch(self, learn): self.before_validate(learn)       # where nothing is validated
 
@@ -381,12 +382,12 @@ class AverageWeights(Callback):
         self.before_validate(learn)
         self.own = self.average = None
 
-# %% ../nbs/10b_cells.ipynb #5d1d671f
+# %% ../nbs/10b_cells.ipynb #69ef5fa5
 def draw(logp: torch.Tensor, temperature: float = 1., top_k: int | None = None, g=None) -> int:
     """A place of log-probabilities [V], drawn with its probability to the power of 1/`temperature` among the
     `top_k` likeliest; the likeliest at `temperature` 0. Lesson 10b."""
     if temperature == 0: return int(logp.argmax())
-    logp = logp.float() / temperature
+    logp = (logp.float() - logp.max()) / temperature     # the largest is 0: no overflow, however cold
     if top_k is not None and top_k < len(logp):
         logp = logp.masked_fill(logp < logp.topk(top_k).values[-1], -torch.inf)
     return int(torch.multinomial(logp.softmax(dim=0), 1, generator=g))
@@ -399,14 +400,15 @@ def single_steps():
         warnings.simplefilter('ignore')      # a switch for other hardware speaks up
         with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(): yield
 
-# %% ../nbs/10b_cells.ipynb #5b3a1c40
+# %% ../nbs/10b_cells.ipynb #18a0ab01
 def check_writing(model, vocab: str, prompt: str, n: int, temperature: float, top_k: int | None) -> None:
     "`TypeError` or `ValueError` for what `generate` cannot do. Lesson 10b."
     if not hasattr(model, 'reset'):
         raise TypeError(f"generate needs a net that keeps its state, as CharSeqStatefulGRU, not "
                         f"{type(model).__name__}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must be 0 (the likeliest character) or above, not {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (the likeliest character) or above and finite, "
+                         f"not {temperature}")
     if top_k is not None and top_k < 1: raise ValueError(f"top_k must be at least 1, or None, not {top_k}")
     if n < 0: raise ValueError(f"n is the number of characters to write, 0 or more, not {n}")
     if not prompt: raise ValueError("the prompt is empty: give at least one character to begin with")

@@ -7,7 +7,7 @@ __all__ = ['pooling', 'resnet2_cifar10', 'resnet2_body', 'steps_of', 'find_body'
            'make_head', 'blocks_of', 'body_groups', 'BodyAndHead', 'FeatureLoader', 'content_key', 'digest',
            'read_features', 'keep_features', 'Features', 'VisionLearner', 'body_and_stats', 'vision_learner']
 
-# %% ../nbs/11_transfer.ipynb #e8e9d744
+# %% ../nbs/11_transfer.ipynb #4809e068
 import copy
 import hashlib
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from .datasets import cache_root, cifar10_stats
 from .learner import FORMAT, Learner, Table, module_groups, read_state, write_state
 from .metrics import accuracy, f2
 
-# %% ../nbs/11_transfer.ipynb #cab13bfc
+# %% ../nbs/11_transfer.ipynb #e3dee9c3
 def resnet2_cifar10(pretrained: bool = True) -> Resnet2:
     """The Resnet2 of lesson 09c for the ten classes of CIFAR-10; `pretrained`: with the weights that come
-    with the course. [N,3,H,W], normalised by `cifar10_stats` -> log-probabilities [N,10].
-    Lesson 11_transfer."""
+    with the course, right on 86.2% of the 10,000 test pictures of the JPEG copy that it was trained on.
+    [N,3,H,W], normalised by `cifar10_stats` -> log-probabilities [N,10]. Lesson 11_transfer."""
     net = Resnet2([16, 32, 64, 128, 256], 10, 0.2)
     if pretrained:
         from safetensors.torch import load
@@ -211,7 +211,7 @@ class FeatureLoader:
         order = torch.randperm(len(self.x)) if self.shuffle else torch.arange(len(self.x))
         for i in order.split(self.bs)[:self.n_batches]: yield self.x[i], self.y[i]
 
-# %% ../nbs/11_transfer.ipynb #8bd40d55
+# %% ../nbs/11_transfer.ipynb #442906f1
 def content_key(front: nn.Module, loader, size: int | tuple[int, int], precision: str) -> str:
     "A name made of all that decides the features of a loader's pictures. Lesson 11_transfer."
     key = hashlib.sha256(repr((str(front), loader.stats, size, precision)).encode())
@@ -226,7 +226,7 @@ def content_key(front: nn.Module, loader, size: int | tuple[int, int], precision
         for i in range(0, len(loader.x), 1000): key.update(np.ascontiguousarray(loader.x[i:i + 1000]))
     else:                                                  # pictures on the disk: their names, sizes, dates
         for f, s in ((f, f.stat()) for f in loader.files):
-            key.update(repr((str(f.absolute()), s.st_size, s.st_mtime_ns)).encode())
+            key.update(repr((str(f.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns)).encode())
     return key.hexdigest()
 
 # %% ../nbs/11_transfer.ipynb #a3a961e2
@@ -246,7 +246,7 @@ def keep_features(x: torch.Tensor, path: Path) -> None:
     try: write_state({'format': FORMAT, 'features': x, 'sha256': digest(x)}, path)
     except OSError as e: print(f"precompute: the features stay in memory alone ({e.__cause__ or e})")
 
-# %% ../nbs/11_transfer.ipynb #f38681e3
+# %% ../nbs/11_transfer.ipynb #f94f81b8
 class Features:
     "The head learns from features that were computed once; a part of `VisionLearner`. Lesson 11_transfer."
     features = None      # with precompute: split -> FeatureLoader

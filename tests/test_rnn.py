@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lessondl import rnn as R
-from lessondl.learner import Callback, Learner
+from lessondl.learner import Callback, Learner, SaveBest
 
 TEXT = 'the quick brown fox jumps over the lazy dog, and the dog sleeps on.\n' * 12
 CELLS = {'RNN': (R.rnn_cell, nn.RNN), 'GRU': (R.gru_cell, nn.GRU), 'LSTM': (R.lstm_cell, nn.LSTM)}
@@ -245,10 +245,28 @@ def averaged(cbs=(), path='models', **kwargs):
 
 class Keep(Callback):
     "The weights after each batch"
-    order = 61
+    order = 90
     def before_fit(self, learn): self.rows = [copy.deepcopy(learn.model.state_dict())]
     def after_batch(self, learn):
         if learn.training: self.rows.append(copy.deepcopy(learn.model.state_dict()))
+
+    def mean(self, name, decay):
+        mean = self.rows[0][name]
+        for n, row in enumerate(self.rows[1:], 1):
+            d = min(decay, n / (n + 10))
+            mean = d * mean + (1 - d) * row[name]
+        return mean
+
+
+class Interrupt(Callback):
+    def before_batch(self, learn):
+        if learn.batch == 5 and learn.epoch == 1 and learn.training: raise KeyboardInterrupt
+
+
+def check_average(learn, keep, decay):
+    for name, w in learn.model.state_dict().items():
+        torch.testing.assert_close(w, keep.mean(name, decay), msg=name)
+        assert not torch.equal(w, keep.rows[-1][name])
 
 
 def test_the_average_is_that_of_the_weights_and_changes_no_training(tmp_path):
@@ -257,12 +275,7 @@ def test_the_average_is_that_of_the_weights_and_changes_no_training(tmp_path):
     learn = averaged([R.AverageWeights(0.9)], tmp_path)
     learn.fit(1e-2, 2, cbs=R.SaveCycles('c', 2, 1))
     assert learn.recorder.losses == plain.recorder.losses
-    for name, w in learn.model.state_dict().items():
-        mean = keep.rows[0][name]
-        for n, row in enumerate(keep.rows[1:], 1):
-            decay = min(0.9, n / (n + 10))
-            mean = decay * mean + (1 - decay) * row[name]
-        torch.testing.assert_close(w, mean, msg=name)
+    check_average(learn, keep, 0.9)
     loss = learn.validate()[0]
     assert loss == pytest.approx(learn.recorder.epochs[-1]['valid_loss'])       # the average was validated,
     learn.load('c_2')
@@ -271,18 +284,41 @@ def test_the_average_is_that_of_the_weights_and_changes_no_training(tmp_path):
     assert learn.validate()[0] != loss
 
 
-def test_an_interrupted_fit_leaves_the_average():
-    class Stop(Callback):
-        def before_batch(self, learn):
-            if learn.batch == 5 and learn.epoch == 1 and learn.training: raise KeyboardInterrupt
-    keep, learn = Keep(), averaged([R.AverageWeights(0.)])                     # decay 0: the last weights
-    learn.fit(1e-2, 3, cbs=[Stop(), keep])
-    for name, w in learn.model.state_dict().items(): torch.testing.assert_close(w, keep.rows[-1][name])
-    assert learn.validate() == learn.validate()
-    learn = averaged([R.AverageWeights(0.999)])
+def test_a_look_within_an_epoch_sees_the_average_and_changes_no_training():
+    class Look(Callback):
+        order = 95
+        def after_batch(self, learn):
+            if learn.training and learn.batch == 3: self.loss = learn.validate()[0]
+    looks, losses = [Look(), Look()], []
+    for look, cbs in zip(looks, ([], [R.AverageWeights(0.9)])):
+        learn = averaged(cbs)
+        learn.fit(1e-2, 2, cbs=look)
+        losses.append(learn.recorder.losses)
+    assert losses[0] == losses[1] and looks[0].loss != looks[1].loss
+
+
+def test_an_interrupted_fit_leaves_the_average_and_one_without_validation_too(tmp_path):
+    keep, learn = Keep(), averaged([R.AverageWeights(0.9)])
+    learn.fit(1e-2, 3, cbs=[Interrupt(), keep])
+    assert len(keep.rows) == len(learn.data.train) + 5 + 1
+    check_average(learn, keep, 0.9)
+    keep, learn = Keep(), averaged([R.AverageWeights(0.9)], tmp_path)
     learn.data.valid = None
-    learn.fit(1e-2, 1)
-    with pytest.raises(ValueError, match='from 0 to below 1'): R.AverageWeights(1.)
+    learn.fit(1e-2, 2, cbs=[keep, R.SaveCycles('c', 2, 1)])
+    check_average(learn, keep, 0.9)
+    learn.load('c_2')
+    check_average(learn, keep, 0.9)
+
+
+def test_the_best_epoch_comes_back_after_an_interrupt(tmp_path):
+    learn = averaged([R.AverageWeights(0.9)], tmp_path)
+    learn.fit(1e-2, 3, cbs=[Interrupt(), SaveBest()])
+    assert learn.validate()[0] == pytest.approx(learn.recorder.epochs[0]['valid_loss'])
+
+
+@pytest.mark.parametrize('decay', [1., -0.1, float('nan')])
+def test_a_decay_that_is_no_share_is_refused(decay):
+    with pytest.raises(ValueError, match='from 0 to below 1'): R.AverageWeights(decay)
 
 
 def test_char3_is_the_loop_of_three():
@@ -293,11 +329,10 @@ def test_char3_is_the_loop_of_three():
     torch.testing.assert_close(a(*cs), b(*cs))
 
 
-def test_a_vocabulary_that_does_not_fit_is_named():
+def test_an_embedding_that_is_too_small_is_pytorchs_own_error():
     data = R.TextData(TEXT, bs=4, bptt=8)
     learn = Learner(data, R.CharSeqStatefulGRU(5), opt_func=torch.optim.Adam, progress=False)
-    with pytest.raises((ValueError, IndexError)):
-        learn.fit(1e-2, 1)
+    with pytest.raises(IndexError, match='index out of range'): learn.fit(1e-2, 1)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------
@@ -331,6 +366,7 @@ def test_generate(kind):
     (dict(prompt=R.UNKNOWN), ValueError, 'does not know'),
     (dict(temperature=-0.5), ValueError, 'temperature must be 0'),
     (dict(temperature=float('nan')), ValueError, 'temperature must be 0'),
+    (dict(temperature=float('inf')), ValueError, 'above and finite'),
     (dict(top_k=0), ValueError, 'top_k must be at least 1'),
     (dict(n=-1), ValueError, '0 or more'),
     (dict(model=R.CharRnn(5)), TypeError, 'keeps its state'),

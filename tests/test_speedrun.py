@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lessondl.augment import half_mirrored
-from lessondl.cnn import NarrowConv2d, SpeedNet, whitening
+from lessondl.cnn import NarrowConv2d, SpeedNet, side_by_side, whitening
 from lessondl.data import ImageData
 from lessondl.datasets import cifar10_standin
 from lessondl.learner import AlternateFlip, GrowingSize, Learner, Muon, Views, orthogonal, seed_everything
@@ -67,6 +67,35 @@ def test_it_learns_in_bfloat16_on_growing_pictures():
     learn.fit([0.24, 1., 0.02], 1, cycle_len=4, cbs=[AlternateFlip(), GrowingSize([(0.3, 16), (0.6, 24)])])
     losses = learn.recorder.losses
     assert np.mean(losses[-4:]) < np.mean(losses[:4]) - 0.1
+
+
+def test_deep_blocks_have_three_convolutions_and_all_of_them_learn():
+    seed_everything(0)
+    data = ImageData.from_arrays(*cifar10_standin(80, 20), bs=20)
+    x = data.one_batch()[0]
+    net = SpeedNet([8, 12, 8], 10, x, deep=(0, 2))
+    assert [len([m for m in b.modules() if isinstance(m, nn.Conv2d)]) for b in net.blocks] == [3, 2, 3]
+    groups = net.groups()
+    assert len(groups[0]) == 8 and groups[1][0] is net.stem and groups[2] == [net.out]
+    grouped = {id(p) for group in groups for m in group for p in m.parameters()}
+    assert grouped == {id(p) for p in net.parameters()}
+    net(x).sum().backward()
+    assert all(conv.weight.grad.abs().max() > 0 for conv in groups[0])
+    before = {k: v.clone() for k, v in net.named_parameters() if v.requires_grad}
+    Learner(data, net, opt_func=Muon, groups=SpeedNet.groups, progress=False).fit([0.1, 1., 0.01], 1)
+    assert all(not torch.equal(v, before[k]) for k, v in net.named_parameters() if k in before)
+
+
+@pytest.mark.parametrize('deep', [(3,), (-1, 0), ('0',)])
+def test_a_deep_block_that_is_not_there_is_refused(deep):
+    with pytest.raises(ValueError, match='numbers, 0 to 2'):
+        SpeedNet([8, 8, 8], 10, torch.rand(4, 3, 8, 8), deep=deep)
+
+
+def test_rows_that_do_not_come_out_even_are_refused():
+    for k in (0, -2, 4, 7):
+        with pytest.raises(ValueError, match='6 pictures cannot stand in rows'):
+            side_by_side(torch.zeros(6, 1, 2, 2), k)
 
 
 def test_views_of_a_model_that_sees_no_place_are_its_own_answer():

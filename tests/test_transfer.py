@@ -400,6 +400,32 @@ def test_two_classes_and_files(tmp_path):
     assert len(stored()) == 5
 
 
+def test_features_of_a_file_that_was_replaced_are_never_used(tmp_path):
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    def write(file):                                         # uncompressed: all files are equally large
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(file, compress_level=0)
+    for split in ('train', 'valid'):
+        for name in ('a', 'b'):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(4): write(tmp_path / split / name / f'{i}.png')
+
+    def features():
+        learn = learner(ImageData.from_folder(tmp_path, size=32, bs=4, in_memory=False), tmp_path)
+        learn.precompute = True
+        return learn.features['train'].x
+
+    first, file = features(), tmp_path / 'train' / 'a' / '0.png'
+    assert torch.equal(features(), first) and len(stored()) == 2
+    before = file.stat()
+    write(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))                 # someone sets the clock back
+    after = file.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    second = features()
+    assert len(stored()) == 3 and not torch.equal(second[0], first[0]) and torch.equal(second[1:], first[1:])
+
+
 def test_make_head_sizes():
     for concat, n in ((True, 14), (False, 7)):
         head = make_head(7, 3, concat_pool=concat, hidden=5)
