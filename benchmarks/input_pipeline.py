@@ -30,7 +30,7 @@ result = Path(__file__).parent / 'results' / 'input_pipeline.json'
 
 
 def draw(path: Path, seed: int):
-    "A picture with soft and with fine parts, as a photograph has them: about 60 kB"
+    "A picture with soft and with fine parts, as a photograph has them: about 35 kB"
     rng = np.random.default_rng(seed)
     x = np.full((375, 500, 3), rng.uniform(80, 170, 3), np.float32)
     for cells, weight in ((3, 50), (12, 25), (50, 14), (200, 9)):

@@ -5,12 +5,15 @@
 The same pictures, batches, augmentation, model, loss and optimiser; bf16 where the processor has it,
 channels-last. The two take turns, and change who begins, so that the machine's drift meets both. One ratio
 for each pair, Learner's seconds by the loop's; the median and the spread go to results/learner_overhead.json.
+So do the seconds of a lesson's start: a fresh Python, the imports, the pictures, a first batch through a net.
 Run it on a machine that does nothing else.
 """
 
 import argparse
 import io
 import statistics
+import subprocess
+import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -65,6 +68,27 @@ def learner(data, model, bf16: bool):
     return epoch
 
 
+START_UP = """
+from lessondl.cnn import Resnet2
+from lessondl.data import ImageData
+from lessondl.datasets import cifar10, cifar10_stats
+from lessondl.learner import Learner
+data = ImageData.from_arrays(*cifar10(), aug='flip+crop', stats=cifar10_stats)
+learn = Learner(data, Resnet2([16, 32, 64, 128, 256], 10, 0.2))
+learn.model(next(iter(data.train))[0])
+"""
+
+
+def start_up(n: int = 5) -> dict:
+    "Seconds from the start of a fresh Python until a first batch has gone through a net"
+    seconds = []
+    for _ in range(n):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, '-c', START_UP], check=True)
+        seconds.append(time.perf_counter() - start)
+    return {'pictures': len(cifar10()[0]), 'median': statistics.median(seconds), 'all': seconds}
+
+
 def measure(name: str, arrays, pairs: int, repeat: int, bf16: bool) -> dict:
     "Interleaved pairs of epochs of one model"
     sides = {}
@@ -112,6 +136,8 @@ def main():
         measure('Resnet2', arrays, args.pairs, 1, bf16),
         measure('SimpleNet', arrays, args.pairs, 10, bf16),
     ]
+    starts = start_up()
+    print(f"start of a lesson: {starts['median']:.1f} s")
     for r in runs:
         q, speed = r['ratio'], r['pictures_per_second']
         print(
@@ -125,6 +151,7 @@ def main():
             'machine': machine(),
             'precision': 'bf16' if bf16 else 'fp32',
             'seed': SEED,
+            'start_up': starts,
             'runs': runs,
         },
     )

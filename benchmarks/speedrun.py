@@ -2,13 +2,16 @@
 
     python benchmarks/speedrun.py record 0 1 2     the whole recipe, these seeds: up to 12 minutes each
     python benchmarks/speedrun.py quick85 0 1 2    the shortest way found to 85%; quick90: to 90%
+    python benchmarks/speedrun.py published 0      the recipe of airbench94_muon, as it was published
     python benchmarks/speedrun.py steps [NAMES]    from Resnet2 to the recipe, one change at a time
     python benchmarks/speedrun.py quick85 0 --again 1   on pictures that went through JPEG once more
+    python benchmarks/speedrun.py quick85 0 --deblock   with the edges of JPEG's blocks smoothed
     python benchmarks/speedrun.py profile          where the time of a step goes, and the roofline
 
-Add `--device cuda` for a graphics card. A cold start is a fresh process: `seconds` of a recipe counts from
-the first line of this file to the last answer, with imports, reading the pictures and the six views.
-It takes the set that `lessondl.datasets.cifar10` finds, and writes down which one that was.
+Add `--device cuda` for a graphics card; the profile is of processors alone. A cold start is a fresh process:
+`seconds` of a recipe counts from the first line of this file to the last answer, with imports, reading the
+pictures and the six views. It takes the set that `lessondl.datasets.cifar10` finds. Every row says on which
+set and machine it was made, and takes the place of an older one of the same set and machine only.
 """
 import time
 
@@ -33,20 +36,24 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lessondl.augment import Augment, half_mirrored, pad_crop
-from lessondl.cnn import NarrowConv2d, Resnet2, SpeedNet
+from lessondl.augment import Augment, flip, half_mirrored, pad_crop
+from lessondl.cnn import NarrowConv2d, Resnet2, SpeedBlock, SpeedNet
 from lessondl.data import ImageData
 from lessondl.datasets import cifar10, cifar10_stats
-from lessondl.learner import (AlternateFlip, GrowingSize, Learner, Lookahead, Muon, Views, keep_memory,
-                              seed_everything)
+from lessondl.learner import (AlternateFlip, Callback, GrowingSize, Learner, Lookahead, Muon, Schedule,
+                              Views, keep_memory, seed_everything)
 from lessondl.metrics import accuracy
+from lessondl.schedules import linear
 
 RESULTS = Path(__file__).parent / 'results' / 'speedrun.json'
 DECAY = [0., 4e-5, 0.2]                           # of SpeedNet.groups: filters, adders, dense layer
 DEEP = 0, 2                                       # the blocks with a third convolution
 PLAN = [(0.6, 24)]                                # share of the training, size of the smaller pictures
-# epochs, batch size, rate of the filters, pixels by which the pictures are moved
-RECIPES = {'record': (19, 1250, 0.17, 2), 'quick90': (7, 1000, 0.17, 2), 'quick85': (2, 500, 0.17, 2)}
+COMMON = dict(rate=0.17, pad=2, plan=PLAN, deep=DEEP, schedule='cosine')
+RECIPES = {'record': COMMON | dict(epochs=19, batch=1250), 'quick90': COMMON | dict(epochs=7, batch=1000),
+           'quick85': COMMON | dict(epochs=2, batch=500),
+           # as airbench94_muon.py of github.com/KellerJordan/cifar10-airbench has it
+           'published': COMMON | dict(epochs=8, batch=2000, rate=0.24, plan=[], deep=(), schedule='line')}
 
 def rates(bs: int, filters: float) -> list[float]:
     "Of SpeedNet.groups: a step of Muon has a length of its own, the others go with the batch"
@@ -64,14 +71,26 @@ def jpeg_again(x: np.ndarray, times: int) -> np.ndarray:
         x = np.roll(out, (-4, -4), (1, 2))
     return x
 
-def load_data(seed: int, bs: int, alternate: bool, again: int = 0, pad: int = 2) -> ImageData:
+def deblocked(x: np.ndarray) -> np.ndarray:
+    "Pictures [N,H,W,C] with half the jump between the two pixels on either side of JPEG's 8x8 blocks' edges"
+    x = x.astype(np.float32)
+    for axis in (1, 2):
+        x = np.moveaxis(x, axis, 0)
+        for edge in range(8, len(x), 8):
+            quarter = (x[edge] - x[edge - 1]) / 4
+            x[edge - 1] += quarter
+            x[edge] -= quarter
+        x = np.moveaxis(x, 0, axis)
+    return x.round().astype(np.uint8)
+
+def load_data(seed: int, bs: int, alternate: bool, pad: int, change=lambda x: x) -> ImageData:
+    "CIFAR-10 with every picture changed by `change`; mirrored in turn, or by a coin; moved by up to `pad`"
     train_x, train_y, test_x, *rest = cifar10()
-    train_x, test_x = jpeg_again(train_x, again), jpeg_again(test_x, again)
-    rest = train_y, test_x, *rest
-    if alternate: train_x, aug = half_mirrored(train_x, seed), Augment([(pad_crop, {'pad': pad})])
-    else: aug = 'flip+crop'
-    return ImageData.from_arrays(train_x, *rest, aug=aug, bs=bs, stats=cifar10_stats, seed=seed,
-                                 valid_bs=1000, drop_last=True)
+    train_x, test_x = change(train_x), change(test_x)
+    if alternate: train_x = half_mirrored(train_x, seed)
+    moves = [(pad_crop, {'pad': pad})] if alternate else [(flip, {}), (pad_crop, {'pad': pad})]
+    return ImageData.from_arrays(train_x, train_y, test_x, *rest, aug=Augment(moves), bs=bs,
+                                 stats=cifar10_stats, seed=seed, valid_bs=1000, drop_last=True)
 
 def some_pictures(data: ImageData, n: int = 5000) -> torch.Tensor:
     "The first training pictures as the net gets them, undisturbed [n,3,32,32]"
@@ -79,43 +98,85 @@ def some_pictures(data: ImageData, n: int = 5000) -> torch.Tensor:
                                   stats=data.stats)
     return small.one_batch()[0]
 
-def recipe(name: str, seed: int, device: str, again: int = 0) -> dict:
-    epochs, bs, lr, pad = RECIPES[name]
+def say_precision(learn: Learner):
+    if learn.precision == 'fp32': print(f'no bf16 on this {learn.device.type}: computing in fp32', flush=True)
+
+def recipe(name: str, seed: int, device: str, again: int = 0, deblock: bool = False) -> dict:
+    c = RECIPES[name]
     seed_everything(seed)
-    data = load_data(seed, bs, alternate=True, again=again, pad=pad)
-    net = SpeedNet([64, 256, 256], 10, some_pictures(data), deep=DEEP)
+    change = deblocked if deblock else partial(jpeg_again, times=again)
+    data = load_data(seed, c['batch'], True, c['pad'], change)
+    net = SpeedNet([64, 256, 256], 10, some_pictures(data), deep=c['deep'])
     data.valid, valid = None, data.valid              # a look at the test set after each epoch costs time
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, metrics=[accuracy],
                     groups=SpeedNet.groups, device=device)
+    say_precision(learn)
     keep_memory()                                     # now, or what is gone by here would leave gaps
-    learn.fit(rates(bs, lr), 1, cycle_len=epochs, wd=DECAY, cbs=[AlternateFlip(), GrowingSize(PLAN)])
+    lrs, n, cbs = rates(c['batch'], c['rate']), c['epochs'], [AlternateFlip(), GrowingSize(c['plan'])]
+    if c['schedule'] == 'cosine': learn.fit(lrs, 1, cycle_len=n, wd=DECAY, cbs=cbs)
+    else:
+        falling = Schedule(learn.start(lrs, DECAY), linear(1, 0, n * learn.n_batches()))
+        learn.run(n, [*learn.cbs, falling, *cbs], False)
     fitted = time.perf_counter()
     views = Learner(data, Views(net), metrics=[accuracy], device=device, progress=False)
     tta = views.validate(valid)[1]
     end = time.perf_counter()
-    return dict(recipe=name, seed=seed, again=again, epochs=epochs, batch=bs, rate=lr, pad=pad, plan=PLAN,
+    return dict(recipe=name, seed=seed, again=again, deblock=deblock, **c,
                 accuracy=learn.validate(valid)[1], tta=tta, seconds=round(end - START, 1),
                 tta_seconds=round(end - fitted, 1),
                 epoch_seconds=[round(r['seconds'], 1) for r in learn.recorder.epochs],
                 losses=[round(r['train_loss'], 4) for r in learn.recorder.epochs],
                 peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                threads=torch.get_num_threads(), precision=learn.precision, device=device)
+                threads=torch.get_num_threads(), precision=learn.precision)
 
-# One change at a time, from lesson 09c's net to the recipe: (name, what changes). A change stays.
+class DecoupledMuon(Muon):
+    """Takes the decay from the weights directly and not through the momentum, and as much of it as arrives
+    that way in the end: 1 / (1 - momentum) times as much"""
+    @torch.no_grad()
+    def step(self):
+        decays = [group['weight_decay'] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays):
+            group['weight_decay'] = 0.
+            share = group['lr'] * decay / (1 - group['other_momentum'])
+            for p in group['params']:
+                if p.ndim != 4: p.mul_(1 - share)
+        super().step()
+        for group, decay in zip(self.param_groups, decays): group['weight_decay'] = decay
+
+class PoolLate(SpeedBlock):
+    "Norm and GELU pass over four times as many numbers"
+    def forward(self, x):
+        first = F.max_pool2d(self.act(self.norm1(self.conv1(x))), 2)
+        x = self.act(self.norm2(self.conv2(first)))
+        return self.act(first + self.norm3(self.conv3(x))) if self.deep else x
+
+class ChannelsFirst(Callback):
+    "Batches come with the channels last, and PyTorch would go on with that order"
+    order = 50
+    def before_batch(self, learn): learn.x = learn.x.contiguous()
+
+def learned_groups(net: SpeedNet) -> list:
+    "A first layer that learns is a convolution, and gets the rate of the others"
+    convs, (stem, *norms), out = net.groups()
+    return [[stem, *convs], norms, out]
+
+# From lesson 09c's net to the recipe, one change after the other: (name, what changes). A change stays.
+# Some change what belongs together; their names say what.
 STEPS = [
     ('Resnet2, cosine descent from 0.01', dict(net='Resnet2', epochs=3, bs=256, call='descent', lr=0.01,
-                                               wd=0.)),
-    ('SpeedNet, all of it learned, ReLU', dict(net='SpeedNet', learned=True, plain=True, relu=True)),
+                                               wd=0., learned=True)),
+    ('SpeedNet, all of it learned, ReLU', dict(net='SpeedNet', learned=True, plain=True, act=F.relu)),
     ('smaller pictures first', dict(plan=PLAN)),
     ('whitening', dict(learned=False)),
     ('convolutions start as the identity', dict(plain=False)),
-    ('GELU', dict(relu=False)),
+    ('GELU', dict(act=F.gelu)),
     ('one cycle to 0.05', dict(call='one cycle', lr=0.05)),
     ('Nesterov, weight decay 5e-4', dict(nesterov=True, wd=5e-4)),
     ('label smoothing 0.2', dict(smoothing=0.2)),
-    ('mirrored in turn, moved by 2 pixels', dict(alternate=True)),
-    ('Muon, batches of 2,000, a rate for each kind', dict(muon=True, bs=2000, call='descent',
-                                                          lr=rates(2000, 0.24), wd=DECAY)),
+    ('mirrored in turn, moved by 2 pixels', dict(alternate=True, pad=2)),
+    ('batches of 2,000 at 0.4', dict(bs=2000, lr=0.4)),
+    ('Muon, a rate and decay for each kind of parameter', dict(muon=Muon, call='descent',
+                                                               lr=rates(2000, 0.24), wd=DECAY)),
     ('memory kept', dict(keep=True)),
     ('narrow pictures side by side', dict(narrow=NarrowConv2d.narrow)),
     ('a third convolution in two blocks', dict(deep=DEEP)),
@@ -125,9 +186,13 @@ STEPS = [
 # Each alone, on top of the last of STEPS
 TRIES = [
     ('the first layer learned', dict(learned=True)), ('no identity start', dict(plain=True)),
-    ('ReLU', dict(relu=True)), ('no label smoothing', dict(smoothing=0.)),
-    ('mirrored by a coin, moved by 4 pixels', dict(alternate=False)), ('32x32 from the start', dict(plan=[])),
-    ('Lookahead', dict(lookahead=True)), ('32 bits', dict(precision='fp32')),
+    ('ReLU', dict(act=F.relu)), ('SiLU', dict(act=F.silu)), ('no label smoothing', dict(smoothing=0.)),
+    ('mirrored by a coin', dict(alternate=False)), ('moved by 4 pixels', dict(pad=4)),
+    ('32x32 from the start', dict(plan=[])), ('pooling after norm and GELU', dict(late=True)),
+    ('192 filters in the second block', dict(layers=[64, 192, 256])),
+    ('384 filters in the last block', dict(layers=[64, 256, 384])),
+    ('decoupled weight decay', dict(muon=DecoupledMuon)), ('Lookahead', dict(lookahead=True)),
+    ('channels first', dict(channels_last=False)), ('32 bits', dict(precision='fp32')),
 ]
 
 def settings(name: str) -> dict:
@@ -141,31 +206,36 @@ def settings(name: str) -> dict:
 
 def step_net(c: dict, data: ImageData) -> nn.Module:
     if c['net'] == 'Resnet2': return Resnet2([16, 32, 64, 128, 256], 10, 0.2)
-    net = SpeedNet([64, 256, 256], 10, some_pictures(data), F.relu if c['relu'] else F.gelu,
-                   c.get('deep', ()))
+    net = SpeedNet(c.get('layers', [64, 256, 256]), 10, some_pictures(data), c['act'], c.get('deep', ()))
     if c['learned']: net.stem.weight.requires_grad_(True); net.stem.reset_parameters()
     for conv in net.groups()[0] if c['plain'] else (): conv.reset_parameters()
+    for block in net.blocks if c.get('late') else (): block.__class__ = PoolLate     # the same layers
     return net
 
-def step(name: str, seed: int) -> dict:
+def step(name: str, seed: int, device: str) -> dict:
     c = settings(name)
     if c.get('keep'): keep_memory()
     NarrowConv2d.narrow = c.get('narrow', 0)
     seed_everything(seed)
-    data = load_data(seed, c['bs'], c.get('alternate', False))
-    net, muon = step_net(c, data), c.get('muon', False)
+    data = load_data(seed, c['bs'], c.get('alternate', False), c.get('pad', 4))
+    net, muon, cbs = step_net(c, data), c.get('muon'), []
     sgd = partial(torch.optim.SGD, momentum=0.9, nesterov=c.get('nesterov', False))
     loss = partial(F.cross_entropy, label_smoothing=c.get('smoothing', 0.))
-    learn = Learner(data, net, loss, Muon if muon else sgd, groups=SpeedNet.groups if muon else None,
-                    precision=c.get('precision', 'auto'))
-    cbs = [AlternateFlip()] * c.get('alternate', False) + [Lookahead()] * c.get('lookahead', False)
+    groups = (learned_groups if c['learned'] else SpeedNet.groups) if muon else None
+    learn = Learner(data, net, loss, muon or sgd, groups=groups, precision=c.get('precision', 'auto'),
+                    channels_last=c.get('channels_last', True), device=device)
+    if c.get('precision') != 'fp32': say_precision(learn)
+    if c.get('alternate'): cbs.append(AlternateFlip())
+    if c.get('lookahead'): cbs.append(Lookahead())
     if 'plan' in c: cbs.append(GrowingSize(c['plan']))
+    if not c.get('channels_last', True): cbs.append(ChannelsFirst())
     learn.data.valid, valid = None, learn.data.valid       # the time is that of training alone
     start, cpu = time.perf_counter(), time.process_time()
     if c['call'] == 'descent': learn.fit(c['lr'], 1, cycle_len=c['epochs'], wd=c['wd'], cbs=cbs)
     else: learn.fit_one_cycle(c['epochs'], c['lr'], wd=c['wd'], moms=(0.9, 0.9), cbs=cbs)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    tta, y = Learner(data, Views(net), precision=learn.precision, progress=False).get_preds(valid)
+    views = Learner(data, Views(net), precision=learn.precision, device=device, progress=False)
+    tta, y = views.get_preds(valid)
     return dict(step=name, seed=seed, epochs=c['epochs'], accuracy=accuracy(*learn.get_preds(valid)),
                 tta=accuracy(tta, y), seconds=round(seconds, 1), core_seconds=round(cpu, 1),
                 threads=torch.get_num_threads(), precision=learn.precision)
@@ -179,7 +249,7 @@ def profile(size: int = 32, bs: int = 1000) -> dict:
     """Milliseconds of each part of a training step of the recipe on `size`x`size` pictures, the work in it,
     and what the machine's matrix multiplication reaches"""
     keep_memory()
-    data = load_data(0, bs, alternate=True)
+    data = load_data(0, bs, True, 2)
     net = SpeedNet([64, 256, 256], 10, some_pictures(data), deep=DEEP)
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, groups=SpeedNet.groups,
                     progress=False)
@@ -229,15 +299,18 @@ def matmul_peak(dtype) -> float:
 
 def load() -> dict: return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
-def keep(part: str, row: dict, same: tuple):
-    "Put a row into its part of the file in place of an older one that has the same values of `same`"
-    new = load()
+def keep(part: str, row: dict, same: tuple, device: str = 'cpu'):
+    """Put a row into its part of the file in place of an older one that has the same values of `same`, and
+    the same set and machine"""
+    new, what = load(), machine()
+    where = f"{what['cpu']}, {what['cores']} cores" if device == 'cpu' else torch.cuda.get_device_name(device)
+    row |= {'data': cifar10_name(cifar10()[2]), 'machine': where}
+    same += 'data', 'machine'
     rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
     names = list(dict(STEPS + TRIES))
     if part in ('steps', 'tries'): rows.sort(key=lambda r: (names.index(r['step']), r['seed']))
-    new |= {'machine': machine(), 'data': cifar10_name(cifar10()[2]), part: rows}
     if part == 'profile': rows.sort(key=lambda r: -r['size'])
-    write_json(RESULTS, new)
+    write_json(RESULTS, new | {part: rows, 'machines': new.get('machines', {}) | {where: what}})
     print(json.dumps(row), flush=True)
 
 def main():
@@ -246,25 +319,26 @@ def main():
     p.add_argument('names', nargs='*', help='seeds of a recipe, or names of steps')
     p.add_argument('--seeds', type=int, nargs='+', default=[0])
     p.add_argument('--again', type=int, default=0)
+    p.add_argument('--deblock', action='store_true')
     p.add_argument('--device', default='cpu')
     args = p.parse_args()
     if len(cifar10()[0]) < 50_000:
         raise SystemExit("speedrun.py measures on the real CIFAR-10 only: set LESSONDL_DATA to its folder")
     if args.what == 'profile':
+        if args.device != 'cpu': raise SystemExit("the profile counts the processor's time: no --device")
         for size in (16, 24, 32): keep('profile', profile(size), ('size',))
         return
-    if args.what in RECIPES: tasks = [(args.what, [n]) for n in args.names or ['0']]
-    else: tasks = [('steps', [n, '--seeds', str(seed)]) for seed in args.seeds
-                   for n in args.names or dict(STEPS + TRIES)]
+    if args.what in RECIPES: tasks = [[n] for n in args.names or ['0']]
+    else: tasks = [[n, '--seeds', str(k)] for k in args.seeds for n in args.names or dict(STEPS + TRIES)]
     if len(tasks) > 1:                                # each from a cold start: a process of its own
-        for what, rest in tasks:
-            options = ['--device', args.device, '--again', str(args.again)]
-            subprocess.run([sys.executable, __file__, what, *rest, *options], check=True)
+        options = ['--device', args.device, '--again', str(args.again), *['--deblock'] * args.deblock]
+        for task in tasks: subprocess.run([sys.executable, __file__, args.what, *task, *options], check=True)
     elif args.what == 'steps':
-        name = tasks[0][1][0]
-        keep('tries' if name in dict(TRIES) else 'steps', step(name, args.seeds[0]), ('step', 'seed'))
+        name = tasks[0][0]
+        row = step(name, args.seeds[0], args.device)
+        keep('tries' if name in dict(TRIES) else 'steps', row, ('step', 'seed'), args.device)
     else:
-        row = recipe(args.what, int(tasks[0][1][0]), args.device, args.again)
-        keep('runs', row, ('recipe', 'seed', 'device', 'again'))
+        row = recipe(args.what, int(tasks[0][0]), args.device, args.again, args.deblock)
+        keep('runs', row, ('recipe', 'seed', 'again', 'deblock'), args.device)
 
 if __name__ == '__main__': main()

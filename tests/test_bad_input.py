@@ -232,23 +232,24 @@ def test_many_labels_from_any_system_have_clean_names(tmp_path, encoding, end, c
 
 @ends
 @kinds
-@pytest.mark.parametrize('line, columns, says', [
-    ('p1,x', None, "line 4: 'p1' stands in line 3 already: keep one"),
-    ('p1,y', None, "line 4: 'p1' stands in line 3 already: keep one"),
-    ('p2,', None, "line 4: 'p2' has no label: write one, or take the line away"),
-    ('p2,""', None, "line 4: 'p2' has no label"),
-    ('p2, ', ('file', 'kind'), "line 4: 'p2' has no label"),
-    (',x', None, 'line 4: no name'),
-    ('p2', None, r'line 4: expected 2 columns .* got 1'),
-    ('p2,x,', None, r'line 4: expected 2 columns .* got 3'),
-    ('p9,x', None, r"line 4: there is no file .*p9\.png \(1 such\)"),
-    ('p2,x', ('file', 'tags'), r"line 1: no column 'tags', there are \['file', 'kind'\]"),
-    ('p2,x', ('File', 'kind'), r"line 1: no column 'File', there are \['file', 'kind'\]"),
-], ids=['twice', 'twice, another label', 'no label', 'a quoted nothing', 'a space', 'no name', 'one column',
-        'three columns', 'no file', 'no such column', 'a column in capitals'])
-def test_a_line_that_does_not_fit_is_named(tmp_path, encoding, end, line, columns, says):
+@pytest.mark.parametrize('line, settings, says', [
+    ('p1,x', {}, "line 4: 'p1' stands in line 3 already: keep one"),
+    ('p1,y', {}, "line 4: 'p1' stands in line 3 already: keep one"),
+    ('p2,', {}, "line 4: 'p2' has no label: write one, or take the line away"),
+    ('p2,""', {}, "line 4: 'p2' has no label"),
+    ('p2, ', dict(columns=('file', 'kind')), "line 4: 'p2' has no label"),
+    ('p2,| |', dict(sep='|'), r"line 4: 'p2' has no label, only '\| \|'"),
+    (',x', {}, 'line 4: no name'),
+    ('p2', {}, r'line 4: expected 2 columns .* got 1'),
+    ('p2,x,', {}, r'line 4: expected 2 columns .* got 3'),
+    ('p9,x', {}, r"line 4: there is no file .*p9\.png \(1 such\)"),
+    ('p2,x', dict(columns=('file', 'tags')), r"line 1: no column 'tags', there are \['file', 'kind'\]"),
+    ('p2,x', dict(columns=('File', 'kind')), r"line 1: no column 'File', there are \['file', 'kind'\]"),
+], ids=['twice', 'twice, another label', 'no label', 'a quoted nothing', 'a space', 'separators alone',
+        'no name', 'one column', 'three columns', 'no file', 'no such column', 'a column in capitals'])
+def test_a_line_that_does_not_fit_is_named(tmp_path, encoding, end, line, settings, says):
     table(tmp_path, ['file,kind', 'p0,x', 'p1,x', line, 'p3,y', 'p4,y'], encoding, end)
-    with refuses(rf't\.csv, {says}', (ValueError, FileNotFoundError)): from_table(tmp_path, columns=columns)
+    with refuses(rf't\.csv, {says}', (ValueError, FileNotFoundError)): from_table(tmp_path, **settings)
 
 
 # ---- smaller copies: a full disk, and files that lie elsewhere ----

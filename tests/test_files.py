@@ -1,7 +1,9 @@
 "Pictures from folders and tables, in memory or streamed: sizes, names, many labels, caches, and bad input."
 import csv
 import os
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +24,9 @@ from lessondl.data import (
     FileLoader,
     ImageData,
     PictureFiles,
+    PictureStore,
+    channel_stats,
+    free_memory,
     list_folder,
     list_pictures,
     open_picture,
@@ -282,6 +287,77 @@ def test_streamed_and_in_memory_are_the_same_batches(folder, settings):
     assert len(one.train) == len(two.train) and one.train.names == two.train.names
 
 
+def test_a_set_larger_than_its_sample_gives_the_same_batches_too(tagged, monkeypatch):
+    plain = PictureStore.sample
+    monkeypatch.setattr(PictureStore, 'sample', lambda self, n: plain(self, 3))
+    one, two = (ImageData.from_csv(tagged, 'all', 'labels.csv', '.jpg', size=16, bs=4, in_memory=m)
+                for m in (True, False))
+    assert type(one.train) is BatchLoader and type(two.train) is FileLoader and len(one.train.y) == 8
+    third = channel_stats(one.train.x[[0, 3, 7]])
+    assert one.stats == two.stats == third != channel_stats(one.train.x)
+    for (x, y), (x2, y2) in zip(one.train, two.train, strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+def test_a_sample_takes_no_more_memory_than_it_may(tagged):
+    store = PictureStore(list_pictures(tagged / 'all'), 16)
+    one, sizes = 16*16*3, [(9, 1 << 27, 9), (99, 1 << 27, 10), (9, 5*16*16*3 + 1, 5), (9, 1, 1)]
+    assert [len(store.sample(n, most)) for n, most, _ in sizes] == [want for *_, want in sizes]
+    streamed = [store.sample(n) for n in range(1, 12)]
+    store.load()
+    assert all(np.array_equal(store.sample(n), x) for n, x in enumerate(streamed, 1))
+    assert np.array_equal(store.sample(10), store.memory) and store.sample(3).nbytes == 3*one
+
+
+@pytest.mark.parametrize('written, free', [
+    ({}, None), (dict(max='max', current='500'), None), (dict(max='700'), None),
+    (dict(max='', current=''), None),
+    (dict(max='700', current='500'), 200), (dict(max='700', current='900'), 0),
+    (dict(max='700', current='500', stat='file 90\ninactive_file 30\nactive_file 60'), 230),
+    (dict(max=str(1 << 62), current='0'), None)])
+def test_free_memory_is_that_of_the_container_where_it_has_less(tmp_path, written, free):
+    for name, text in written.items(): (tmp_path / f'memory.{name}').write_text(text + '\n')
+    got = free_memory(tmp_path)
+    if free is None: assert 1 << 20 < got and abs(got - free_memory(tmp_path / 'none')) < 1 << 30
+    else: assert got == free
+
+
+def test_a_set_too_large_for_the_container_is_streamed(folder, monkeypatch):
+    (folder / 'memory.current').write_text('1000000\n')
+    plain = files_module.free_memory
+    monkeypatch.setattr(files_module, 'free_memory', lambda: plain(folder))
+    for more, kind in ((5*12*16*16*3, BatchLoader), (3*12*16*16*3, FileLoader)):
+        (folder / 'memory.max').write_text(f'{1_000_000 + more}\n')
+        assert type(ImageData.from_folder(folder, size=16).train) is kind
+
+
+streaming = """
+import sys, psutil
+from lessondl.data import ImageData
+def used(): return psutil.Process().memory_info().rss
+def most(in_memory):
+    unit = (0.,)*3, (1.,)*3
+    data = ImageData.from_folder(sys.argv[1], size=512, bs=2, stats=unit, in_memory=in_memory)
+    yield from (used() for _ in data.train)
+start = next(most(False))                            # the first batch also brings in what each walk needs
+print(max(most(False)) - start, max(most(True)) - start)
+"""
+
+
+def test_streaming_takes_the_memory_of_a_few_batches(tmp_path):
+    pytest.importorskip('psutil')
+    write(tmp_path / 'one.jpg', Image.new('RGB', (512, 512), (90, 120, 30)))
+    for split, n in (('train', 96), ('valid', 2)):                             # 96 * 512**2 * 3: 72 MiB
+        (tmp_path / split / 'a').mkdir(parents=True)
+        for i in range(n): shutil.copyfile(tmp_path / 'one.jpg', tmp_path / split / 'a' / f'{i:03}.jpg')
+    steady = {'MALLOC_MMAP_THRESHOLD_': '65536'}           # what is let go goes back to the system at once
+    run = subprocess.run([sys.executable, '-c', streaming, tmp_path], capture_output=True, text=True,
+                         env=os.environ | steady)
+    assert run.returncode == 0, run.stderr
+    streamed, held = (int(n) / 2**20 for n in run.stdout.split('\n')[-2].split())
+    assert held > 64 and streamed < 18, f'streamed {streamed:.0f} MiB, in memory {held:.0f}'
+
+
 def test_what_is_small_is_kept_in_memory(folder, monkeypatch):
     need = 12*16*16*3
     for free, kind in ((5*need, BatchLoader), (3*need, FileLoader)):
@@ -356,6 +432,25 @@ def test_names_with_spaces(tagged, capsys):
     table(tagged / 'dogs.csv', [(f'p{i}', 'golden retriever|dog' if i % 2 else 'pug|dog') for i in range(10)])
     data = ImageData.from_csv(tagged, 'all', 'dogs.csv', '.jpg', sep='|', size=16)
     assert data.classes == ['dog', 'golden retriever', 'pug']
+
+
+def test_the_layout_of_dog_breeds(tmp_path, capsys):
+    breeds = ['boston_bull', 'dingo', 'german_short-haired_pointer']
+    def ids(seed, n): return [g.bytes(16).hex() for g in [np.random.default_rng(seed)] for _ in range(n)]
+    known, later = ids(0, 15), ids(1, 4)
+    for split, names in (('train', known), ('test', later)):
+        for i, name in enumerate(names):
+            write(tmp_path / split / f'{name}.jpg', Image.new('RGB', (50 + i, 37), (60*(i % 3), 0, 0)))
+    table(tmp_path / 'labels.csv', [(name, breeds[i % 3]) for i, name in enumerate(known)], ('id', 'breed'))
+    data = ImageData.from_csv(tmp_path, 'train', 'labels.csv', suffix='.jpg', test='test', size=224, bs=4)
+    assert data.classes == breeds and data.multi is False and capsys.readouterr().out == ''
+    assert sorted(data.train.names + data.valid.names) == sorted(f'{name}.jpg' for name in known)
+    for loader in (data.train, data.valid):
+        assert [known.index(name[:-4]) % 3 for name in loader.names] == loader.y.tolist()
+    assert sorted(data.test.names) == sorted(f'{name}.jpg' for name in later)
+    assert data.one_batch()[0].shape == (4, 3, 224, 224) and (data.test.y == -1).all()
+    for i, name in enumerate(data.test.names):
+        assert abs(int(data.test.picture(i)[0, 0, 0]) - 60*(later.index(name[:-4]) % 3)) < 4
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
@@ -452,6 +547,12 @@ def test_labels_there_and_back(rows):
     rows_of_y = y if y.ndim == 2 else np.eye(len(classes))[y]
     back = [[c for c, on in zip(classes, row) if on] for row in rows_of_y]
     assert [sorted(r) for r in rows] == back
+
+
+def test_a_text_without_a_label_is_no_row_of_zeros():
+    for texts, sep in ((['a|b', '|'], '|'), (['a b', ' '], ' '), (['a', ''], ' ')):
+        with refuses(f"text 1 has no label, only '{re.escape(texts[1])}'"): parse_labels(texts, sep)
+    with refuses('t.csv, line 3 has no label'): parse_labels(['a', '|'], '|', ['line 2', 't.csv, line 3'])
 
 
 # --- other settings, smaller files

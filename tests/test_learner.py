@@ -542,6 +542,26 @@ def test_tta_is_the_mean_of_probabilities():
         learner().tta()
 
 
+def test_tta_of_many_labels_is_the_mean_of_sigmoids_and_not_the_sigmoid_of_the_mean():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (32, 8, 8, 3), dtype=np.uint8), rng.integers(0, 2, (32, 3))
+
+    def new():  # large weights, so that the views of a picture disagree
+        d = ImageData.from_arrays(x, y, x[:8], y[:8], list('abc'), bs=8, aug='flip+crop')
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        nn.init.normal_(model[1].weight, std=0.5)
+        return learner(d, model, metrics=[])
+
+    probs, targets = new().tta(n=3)
+    again = new()
+    views = [again.get_preds()[0]] + [again.get_preds(again.data.augmented('valid'))[0] for _ in range(3)]
+    views = torch.stack(views).double()
+    assert torch.equal(targets, torch.tensor(y[:8]).float())
+    assert torch.allclose(probs.double(), views.mean(0), atol=1e-6)
+    assert (probs - views.logit(eps=1e-9).mean(0).sigmoid()).abs().max() > 0.1
+
+
 def test_a_test_set_without_labels_has_predictions_and_no_loss():
     x = np.zeros((5, 8, 8, 3), np.uint8)
     learn = learner(pictures(test=x), conv_net())

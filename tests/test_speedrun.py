@@ -1,4 +1,9 @@
 "What lesson 17 exports, where its own cells do not look: saving, unusual shapes, other precisions."
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +14,17 @@ from lessondl.augment import half_mirrored
 from lessondl.cnn import NarrowConv2d, SpeedNet, side_by_side, whitening
 from lessondl.data import ImageData
 from lessondl.datasets import cifar10_standin
-from lessondl.learner import AlternateFlip, GrowingSize, Learner, Muon, Views, orthogonal, seed_everything
+from lessondl.learner import (
+    AlternateFlip,
+    Callback,
+    GrowingSize,
+    Learner,
+    Lookahead,
+    Muon,
+    Views,
+    orthogonal,
+    seed_everything,
+)
 
 
 def learner(path='models', precision='fp32', **kwargs):
@@ -151,3 +166,90 @@ def test_wide_pictures_other_precisions_and_answers_take_the_plain_way():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         assert 'Convolution' in type(conv(x.bfloat16().repeat(1, 1, 2, 2)).grad_fn).__name__
         with torch.no_grad(): assert conv(x.bfloat16()).grad_fn is None
+
+
+def test_lookahead_follows_its_formula():
+    noted = []
+    class Note(Callback):
+        order = 59
+        def after_batch(self, learn):
+            if learn.training: noted.append(learn.model.out.weight.detach().clone())
+    learn, ahead = learner(), Lookahead(every=2, decay=0.9)
+    slow = learn.model.out.weight.detach().clone()
+    learn.fit([0.1, 1., 0.01], 1, cbs=[ahead, Note()])
+    assert len(noted) == 4
+    for done in (2, 4):
+        keep = 0.9 ** 2 * (done / 4) ** 3
+        slow = keep * slow + (1 - keep) * noted[done - 1]
+    torch.testing.assert_close(learn.model.out.weight.detach(), slow)
+    assert not torch.equal(slow, noted[-1])
+
+
+def test_memory_can_be_kept_or_it_is_said_that_it_cannot():
+    code = 'from lessondl.learner import keep_memory; print(keep_memory())'    # it lasts: not in here
+    kept = subprocess.check_output([sys.executable, '-c', code], text=True).strip()
+    assert kept == str(platform.libc_ver()[0] == 'glibc')
+
+
+# ---- benchmarks/speedrun.py ----
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / 'benchmarks'))
+    import speedrun
+    monkeypatch.setattr(speedrun, 'RESULTS', tmp_path / 'results' / 'speedrun.json')
+    monkeypatch.setattr(speedrun, 'cifar10', lambda: cifar10_standin(80, 20))
+    return speedrun
+
+
+def test_a_row_replaces_only_one_of_the_same_set_and_machine(script, monkeypatch):
+    def rows(): return [(r['data'], r['machine'], r['tta']) for r in script.load()['runs']]
+    def keep(tta): script.keep('runs', dict(recipe='record', seed=0, again=0, deblock=False, tta=tta),
+                               ('recipe', 'seed', 'again', 'deblock'))
+    for name, tta in (('copy', 0.1), ('original', 0.2), ('copy', 0.3)):
+        monkeypatch.setattr(script, 'cifar10_name', lambda x, name=name: name)
+        keep(tta)
+    here = script.load()['runs'][0]['machine']
+    assert rows() == [('original', here, 0.2), ('copy', here, 0.3)]
+    monkeypatch.setattr(script, 'machine', lambda: dict(cpu='another', cores=64))
+    keep(0.4)
+    assert rows()[-1] == ('copy', 'another, 64 cores', 0.4) and len(rows()) == 3
+    assert set(script.load()['machines']) == {here, 'another, 64 cores'}
+
+
+def test_no_filters_get_the_rate_of_adders(script):
+    for name in dict(script.STEPS + script.TRIES):
+        c = script.settings(name)
+        if not c.get('muon'): continue
+        data = script.load_data(0, 20, c['alternate'], c['pad'])
+        script.some_pictures = lambda data: data.one_batch()[0]
+        net = script.step_net(c | dict(layers=[8, 8, 8]), data)
+        groups = script.learned_groups(net) if c['learned'] else net.groups()
+        learning = [[p.ndim for m in g for p in m.parameters() if p.requires_grad] for g in groups]
+        assert 4 not in learning[1] and set(learning[2]) == {2}
+        assert c['learned'] == net.stem.weight.requires_grad
+
+
+def test_pictures_changed_by_the_script_stay_pictures(script):
+    x = np.zeros((2, 16, 16, 3), np.uint8)
+    x[:, 8:] = 80
+    smooth = script.deblocked(x)
+    assert smooth.dtype == np.uint8 and smooth[0, 6:10, 3, 0].tolist() == [0, 20, 60, 80]
+    turned = script.deblocked(x.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
+    assert np.array_equal(turned, smooth) and np.array_equal(script.jpeg_again(x, 0), x)
+    pictures = cifar10_standin(8, 4)[0]
+    once, twice = (script.jpeg_again(pictures, k).astype(int) for k in (1, 2))
+    assert once.shape == pictures.shape and 0 < np.abs(once - pictures).mean() < 20
+    assert not np.array_equal(once, twice)
+
+
+def test_decoupled_decay_is_as_strong_as_what_comes_through_the_momentum(script):
+    ends = []
+    for kind in (Muon, script.DecoupledMuon):
+        w = nn.Parameter(torch.ones(3))
+        w.grad = torch.zeros(3)
+        opt = kind([w], lr=0.001, other_momentum=0.85, weight_decay=0.1)
+        for _ in range(2000): opt.step()
+        ends.append(w.mean().item())
+    plain, decoupled = (-np.log(v) for v in ends)
+    assert abs(plain / decoupled - 1) < 0.02 and decoupled > 1

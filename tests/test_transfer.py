@@ -86,10 +86,45 @@ def test_the_body_makes_the_maps_of_the_net():
 
 
 def test_nets_that_cannot_be_cut_say_how():
-    models = pytest.importorskip('torchvision.models')
-    vit = models.VisionTransformer(224, 32, 1, 2, 32, 64)
-    for net in (vit, resnet2_cifar10(False), nn.Linear(3, 3), nn.Sequential(nn.Flatten(), nn.Linear(9, 2))):
+    class Between(nn.Sequential):
+        def forward(self, x): return self[2](self[1](self[0](x)[:, :4]).mean((2, 3)))
+    between = Between(nn.Conv2d(3, 8, 3, 4), nn.Conv2d(4, 8, 3, 4), nn.Linear(8, 2))
+    for net in (between, nn.Linear(3, 3), nn.Sequential(nn.Flatten(), nn.Linear(9, 2))):
         with pytest.raises(ValueError, match='Give the cut: cut=k'): find_body(net)
+
+
+def test_parts_on_a_shelf_are_found():
+    net = resnet2_cifar10().eval()
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad(): assert torch.allclose(find_body(net)(x), resnet2_body(net)(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['maxvit_t', 'swin_t', 'vit_b_16'])
+def test_transformers_are_cut_before_what_their_classifier_reads(name):
+    models = pytest.importorskip('torchvision.models')
+    torch.manual_seed(0)
+    net = models.get_model(name, weights=None).eval()
+    heads = {'maxvit_t': 'classifier', 'swin_t': 'head', 'vit_b_16': 'heads'}[name]
+    body, x = find_body(net), torch.rand(1, 3, 224, 224)
+    setattr(net, heads, nn.Identity())                     # what is left is what the classifier would read
+    with torch.no_grad(): read, maps = net(x), body(x)
+    if read.ndim == 2: maps = maps.mean((2, 3))
+    assert torch.allclose(maps, read, atol=1e-4)
+
+
+def test_a_vision_transformer_learns_with_its_own_groups(arrays, tmp_path):
+    models = pytest.importorskip('torchvision.models')
+    vit = models.VisionTransformer(32, 8, 4, 2, 48, 64)
+    learn = learner(data_of(arrays), tmp_path, arch=vit, stats=cifar10_stats)
+    learn.precompute = True
+    learn.fit(1e-3, 1)
+    learn.precompute = False
+    learn.unfreeze()
+    before = vit.conv_proj.weight.detach().clone()
+    learn.fit(slice(1e-4, 1e-2), 1)
+    assert not torch.equal(before, vit.conv_proj.weight) and len(learn.groups(learn.model)) == 3
+    learn.set_data(data_of(arrays).replace(size=48))
+    with pytest.raises(ValueError, match='size=32'): learn.fit(1e-3, 1)
 
 
 def test_a_transformer_with_a_cut_of_its_own(arrays, tmp_path):
