@@ -624,7 +624,7 @@ def dogscats() -> Path:
     (839 MB). Raises `DownloadError` where neither works: it says what to put where. Lesson `06b_files`."""
     return _photographs('dogscats', 'dogscats')
 
-# %% ../nbs/06b_files.ipynb #afe8611d
+# %% ../nbs/06b_files.ipynb #5de9d7e2
 def satellites() -> Path:
     """A folder of drawn tiles of a rain forest from above, each with some of 17 labels.
 
@@ -634,7 +634,8 @@ def satellites() -> Path:
     with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than there, each
     on two tiles at least. Many labels share their colours: road and river, plots, pits and bare ground differ
     in shape; still a logistic regression on colours alone reaches an F2 of 0.94 (lesson 13). Drawn at the
-    first call, the same for everyone: a stand-in, and no result on it says anything of the real set. Lesson `06b_files`."""
+    first call, the same for everyone: a stand-in, and no result on it says anything of the real set.
+    Lesson `06b_files`."""
     counts = (80, 20) if sample_only() else (1500, 200)
     def draw(folder):
         from lessondl.drawings import rare_labels, tile, tile_labels
