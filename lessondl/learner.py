@@ -1040,11 +1040,12 @@ def orthogonal(g: torch.Tensor, steps: int = 3) -> torch.Tensor:
         x = 3.4445 * x + (2.0315 * a @ a - 4.775 * a) @ x
     return (x.T if tall else x).reshape(g.shape)
 
-# %% ../nbs/17_speedrun.ipynb #3a182fbe
+# %% ../nbs/17_speedrun.ipynb #f6ed2f66
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum, in which the step of a convolution [n,c,h,w] is made `orthogonal` and its
-    weights are kept at the norm sqrt(n). All other parameters take the plain step, with `other_momentum`
-    and `weight_decay`. Jordan and others 2024, https://kellerjordan.github.io/posts/muon. Lesson 17."""
+    weights are kept at the norm sqrt(n), so that they need no decay. All other parameters take the plain
+    step, with `other_momentum` and with `weight_decay` added to the gradient, as SGD does. Jordan and
+    others 2024, https://kellerjordan.github.io/posts/muon. Lesson 17."""
     def __init__(self, params, lr: float = 0.24, momentum: float = 0.6, other_momentum: float = 0.85,
                  weight_decay: float = 0.):
         super().__init__(params, dict(lr=lr, momentum=momentum, other_momentum=other_momentum,
@@ -1126,13 +1127,13 @@ class Views(nn.Module):
         wide = F.pad(x, (1, 1, 1, 1), 'reflect')
         return both(x) / 4 + (both(wide[:, :, :-2, :-2]) + both(wide[:, :, 2:, 2:])) / 8
 
-# %% ../nbs/17_speedrun.ipynb #885d0af0
+# %% ../nbs/17_speedrun.ipynb #ccb0e680
 import ctypes
 
 def keep_memory() -> bool:
     """Let this process keep the memory of large tensors that are done with, and use it for the next ones:
-    large batches on a processor train up to 1.5 times as quickly, and the peak of memory grows. Returns
-    whether it could: it takes glibc, the C library of most Linux systems. Lesson 17."""
+    large batches on a processor train more quickly, and the peak of memory grows. Returns whether it could:
+    it takes glibc, the C library of most Linux systems. Lesson 17."""
     try:
         library = ctypes.CDLL(None)
         trim, most_maps = -1, -4            # M_TRIM_THRESHOLD and M_MMAP_MAX of glibc's malloc.h
