@@ -174,7 +174,7 @@ STEPS = [
     ('Nesterov, weight decay 5e-4', dict(nesterov=True, wd=5e-4)),
     ('label smoothing 0.2', dict(smoothing=0.2)),
     ('mirrored in turn, moved by 2 pixels', dict(alternate=True, pad=2)),
-    ('batches of 2,000 at 0.4', dict(bs=2000, lr=0.4)),
+    ('batches of 2,000 at 0.15', dict(bs=2000, lr=0.15)),
     ('Muon, a rate and decay for each kind of parameter', dict(muon=Muon, call='descent',
                                                                lr=rates(2000, 0.24), wd=DECAY)),
     ('memory kept', dict(keep=True)),
