@@ -276,7 +276,7 @@ def profile(size: int = 32, bs: int = 1000) -> dict:
         elif part and e.key.startswith('aten::'): parts[part] += e.self_cpu_time_total / 5e3
     flops = flops_of_step(net, data.one_batch()[0][:100, :, :size, :size]) / 100 * bs
     peak = matmul_peak(torch.bfloat16 if learn.precision == 'bf16' else torch.float32)
-    return dict(size=size, batch=bs, whole_ms=whole_ms + load_ms, data=load_ms, **parts,
+    return dict(size=size, batch=bs, whole_ms=whole_ms + load_ms, loading=load_ms, **parts,
                 rest=whole_ms - sum(parts.values()), gflop=flops / 1e9, matmul_gflops=peak,
                 threads=torch.get_num_threads(), precision=learn.precision)
 
@@ -304,7 +304,7 @@ def keep(part: str, row: dict, same: tuple, device: str = 'cpu'):
     the same set and machine"""
     new, what = load(), machine()
     where = f"{what['cpu']}, {what['cores']} cores" if device == 'cpu' else torch.cuda.get_device_name(device)
-    row |= {'data': cifar10_name(cifar10()[2]), 'machine': where}
+    row = dict(**row, data=cifar10_name(cifar10()[2]), machine=where)     # a TypeError if the row has these
     same += 'data', 'machine'
     rows = [r for r in new.get(part, []) if any(r[k] != row[k] for k in same)] + [row]
     names = list(dict(STEPS + TRIES))
