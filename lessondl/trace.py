@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['operations', 'moving', 'Step', 'Trace', 'trace']
 
-# %% ../nbs/03_trace.ipynb #a92b850b
+# %% ../nbs/03_trace.ipynb #14efc29d
 import bisect
 import contextlib
+import copy
 import functools
 import html
 import inspect
@@ -285,13 +286,13 @@ def _place(node) -> str:
     path, kind = _module_of(node)
     return _line_of(node) or f'{path or "the model"} ({kind})'
 
-# %% ../nbs/03_trace.ipynb #37eb2a73
+# %% ../nbs/03_trace.ipynb #8a64b335
 def _eager(model, inputs):
     "Run the model as it is; its buffers, the inputs and PyTorch's random state stay as they are"
-    def copy(x): return x.detach().clone() if isinstance(x, torch.Tensor) else x
-    buffers = {k: copy(b) for k, b in model.named_buffers()}
+    def own(x): return x.detach().clone() if isinstance(x, torch.Tensor) else x
+    buffers = {k: own(b) for k, b in model.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return torch.func.functional_call(model, buffers, _pytree.tree_map(copy, inputs))
+        return torch.func.functional_call(model, buffers, _pytree.tree_map(own, inputs))
 
 def _why(model, inputs, error) -> Exception:
     "What to tell the reader when PyTorch could not write the model down"
@@ -552,7 +553,7 @@ def _name(steps, weights, constants, leaves):
         while s.name in taken: s.name, k = f'{name}_{k + 1}', k + 1
         taken.add(s.name)
 
-# %% ../nbs/03_trace.ipynb #a0d4a32a
+# %% ../nbs/03_trace.ipynb #dfd1a0a7
 def _run(exported, inputs, dtype):
     "The value of every node, and for the names of the graph's inputs what they are: (specification, tensor)"
     def own(x):     # a copy, so that a later change of the model does not change the trace
@@ -565,15 +566,24 @@ def _run(exported, inputs, dtype):
     with torch.no_grad(): run.run(*(own(x) for x in source))
     return run.values, {s.arg.name: (s, x) for s, x in zip(specs, source)}
 
-# %% ../nbs/03_trace.ipynb #586b4011
+def _near(model, inputs):
+    "Model and inputs on the processor: copies, if a tensor lies elsewhere, as on a graphics card"
+    tensors = [*model.parameters(), *model.buffers(), *_pytree.tree_leaves(inputs)]
+    if all(t.device.type == 'cpu' for t in tensors if isinstance(t, torch.Tensor)): return model, inputs
+    def near(x): return x.cpu() if isinstance(x, torch.Tensor) else x
+    return copy.deepcopy(model).cpu(), _pytree.tree_map(near, inputs)
+
+# %% ../nbs/03_trace.ipynb #4803c61b
 def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = None) -> Trace:
     """Run `model` once on `inputs` and write down every step. Lesson `03_trace`.
 
-    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it is.
+    `dtype=torch.float64` computes with that precision, whatever the model's own. The model stays as it
+    is; one on a graphics card is copied onto the processor first.
     Raises ValueError for a model in training mode or inputs that it does not take, NotImplementedError for an
     operation that has no entry in `operations`, or a model whose steps depend on the numbers: the message
     names the operation and the model's line."""
     _check(model)
+    model, inputs = _near(model, inputs)
     state, exported = _state(model), _export(model, inputs)
     _check_graph(model, exported)
     values, sources = _run(exported, inputs, dtype)
