@@ -176,14 +176,14 @@ class Resnet2(nn.Module):
             x = layer3(layer2(layer(x)))
         return F.log_softmax(self.out(self.drop(F.adaptive_max_pool2d(x, 1).flatten(1))), dim=-1)
 
-# %% ../nbs/17_speedrun.ipynb #f878b525
+# %% ../nbs/17_speedrun.ipynb #d9a86bce
 def whitening(x: torch.Tensor,       # pictures float [N,C,H,W], as the net will get them
               size: int = 2,         # side of the patches
               eps: float = 5e-4      # keeps directions that hardly vary from being blown up
              ) -> torch.Tensor:      # filters [2*D,C,size,size], D = C*size*size
-    """Convolution filters whose answers to the patches of `x` are uncorrelated and of mean square 1: the
-    principal directions of the patches, the strongest first, then the same with the other sign. After David
-    Page, "How to train your ResNet", and Keller Jordan, arXiv:2404.00498. Lesson 17."""
+    """Convolution filters whose answers to the patches of `x` are uncorrelated and of mean square 1, or less
+    where a direction hardly varies: the strongest first, then the same with the other sign. After David Page,
+    "How to train your ResNet", and Keller Jordan, arXiv:2404.00498. Lesson 17."""
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"whitening takes float pictures [N,C,H,W], not {x.dtype} {list(x.shape)}")
     c, d = x.shape[1], x.shape[1] * size * size

@@ -52,7 +52,7 @@ def compute(func, *args, **kwargs):
     if name == 'copy_': return args[0]
     def wrapped(o):
         if not isinstance(o, torch.Tensor): return o
-        return own.get(id(o)) if id(o) in own else CardTensor(o) if stays else o
+        return own[id(o)] if id(o) in own else CardTensor(o) if stays else o     # in place: the same tensor
     return _pytree.tree_map(wrapped, out)
 
 
