@@ -1,7 +1,8 @@
 """A second device where there is none. `install()` registers `'card'`, whose tensors lie in ordinary memory
 but keep to themselves as those of a graphics card do: an operation that mixes them with the processor's is
 refused, so code that forgets to bring something over fails here, too. The sums are the processor's, with its
-random numbers. Not there: bfloat16 by autocast, and PyTorch's own LSTM and GRU, which are fused on a card."""
+random numbers; autocast lowers products to bfloat16 as on a card. Not there: PyTorch's own LSTM and GRU,
+which are fused on a card."""
 import functools
 
 import torch
@@ -67,11 +68,27 @@ class Backend:
     def get_amp_supported_dtype(self): return [torch.bfloat16]
 
 
+# What autocast computes in bfloat16, and what in float32: of PyTorch's lists for CUDA, what the library uses
+LOWER = ['conv1d', 'conv2d', 'linear', 'matmul', 'mm', 'addmm', 'bmm', 'baddbmm']
+FULL = ['log_softmax.int', 'softmax.int', 'nll_loss', 'cross_entropy_loss']
+AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+def in_dtype(op, dtype, *args, **kwargs):
+    "The operation, without autocast, on floats of `dtype`"
+    def cast(o): return o.to(dtype) if isinstance(o, torch.Tensor) and o.is_floating_point() else o
+    with torch._C._ExcludeDispatchKeyGuard(AUTOCAST): return op(*_pytree.tree_map(cast, args), **kwargs)
+
+
 @functools.cache
-def install() -> torch.library.Library:
-    "Register the device, once in a process. What it returns has to be kept"
+def install() -> list[torch.library.Library]:
+    """Register the device, once in a process and before its first `backward`, which starts a thread for each
+    device that there is. What it returns has to be kept, as the cache does"""
     _setup_privateuseone_for_python_backend('card', backend_module=Backend())
-    lib = torch.library.Library('_', 'IMPL')
-    lib.fallback(compute, 'PrivateUse1')
-    lib.fallback(torch.library.fallthrough_kernel, 'AutocastPrivateUse1')
-    return lib
+    rest, aten = torch.library.Library('_', 'IMPL'), torch.library.Library('aten', 'IMPL')
+    rest.fallback(compute, 'PrivateUse1')
+    rest.fallback(torch.library.fallthrough_kernel, 'AutocastPrivateUse1')
+    for name, dtype in [(n, torch.bfloat16) for n in LOWER] + [(n, torch.float32) for n in FULL]:
+        packet, _, overload = name.partition('.')
+        op = getattr(getattr(torch.ops.aten, packet), overload or 'default')
+        aten.impl(name, functools.partial(in_dtype, op, dtype), 'AutocastPrivateUse1')
+    return [rest, aten]
