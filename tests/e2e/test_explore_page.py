@@ -143,8 +143,8 @@ def page(lab, chromium):
 
 
 def run_all(lab, page, name, seconds):
-    """Run the notebook that the page shows. It is not opened anew for it: a page that goes away while its kernel
-    connects may leave a count of connections behind that is one too low"""
+    """Run the notebook that the page shows. It is not opened anew for it: a page that goes away while its
+    kernel connects may leave a count of connections behind that is one too low"""
     def connected():
         kernels = [s['kernel'] for s in lab.get('/api/sessions') or () if s['path'] == f'nbs/{name}']
         return any(k['connections'] and k['execution_state'] == 'idle' for k in kernels)
