@@ -193,8 +193,11 @@ def _open(url: str, start: int, timeout: float):
     if isinstance(got, Exception): raise got
     return got
 
+class _OtherSize(ValueError):
+    "The server offers a file of another size; nothing of it has been written"
+
 def _get(url: str, part: Path, source: Source, timeout: float) -> None:
-    "Add to `part` what it lacks. Raises ConnectionError if the connection is cut before the end."
+    "Add to `part` what it lacks. ConnectionError if the connection is cut before the end, or `_OtherSize`."
     start = part.stat().st_size if part.exists() else 0
     with _open(url, start, timeout) as r:
         resumed = r.status == 206 and r.headers.get('Content-Range', '').startswith(f'bytes {start}-')
@@ -202,7 +205,7 @@ def _get(url: str, part: Path, source: Source, timeout: float) -> None:
         length = r.headers.get('Content-Length')
         total = start + int(length) if length else source.size
         if source.size and total != source.size:
-            raise ValueError(f'offers {total:,} bytes, expected {source.size:,}')
+            raise _OtherSize(f'offers {total:,} bytes, expected {source.size:,}')
         if total and total - start > (free := shutil.disk_usage(part.parent).free):
             raise OSError(errno.ENOSPC, f'{total - start:,} bytes to come, {free:,} free')
         with open(part, 'ab' if resumed else 'wb') as f, _Bar(total, source.filename) as bar:
@@ -228,17 +231,21 @@ def download(source: Source, folder: str | Path | None = None, timeout: float = 
     with _lock(folder/f'.{source.filename}.lock'):
         if dest.exists(): return dest  # another process was quicker
         for url in source.urls:
+            old = part.exists()  # and may be wrong, whatever this mirror adds
             for _ in range(tries):
                 had = part.stat().st_size if part.exists() else 0
                 try:
                     if not source.size or had != source.size: _get(url, part, source, timeout)
                     check_file(part, source); os.replace(part, dest); return dest
+                except _OtherSize as e: told.append(f'{url}: {e}'); offline = False; break
                 except ValueError as e:  # not the file that was asked for: nothing of it is kept
-                    told.append(f'{url}: {e}'); offline = False; part.unlink(missing_ok=True); break
+                    told.append(f'{url}: {e}'); offline = False; part.unlink(missing_ok=True)
+                    if not old: break
+                    old = False  # once more, from the start
                 except urllib.error.HTTPError as e:
                     told.append(f'{url}: {e}'); offline = False
-                    if e.code != 416 or not had: break
-                    part.unlink()  # 416: there is nothing after what we have, so what we have is wrong
+                    if e.code != 416 or not had or had < (source.size or 0): break
+                    part.unlink()  # 416: there is nothing after what we have, so that is too much
                 except (OSError, http.client.HTTPException) as e:
                     if getattr(e, 'errno', None) == errno.ENOSPC:
                         raise DownloadError(f'the disk is full: no room for {part.name} in {folder} ({e}). '
@@ -290,9 +297,18 @@ def _check_member(name: str, plain: bool, archive: Path) -> None:
         raise ValueError(f'{archive}: the entry {name!r} ' + ('points outside the folder' if outside else
                          'is a link or a device, expected files and folders') + '. Delete the archive')
 
+@contextlib.contextmanager
+def _intact(archive: Path) -> Iterator[None]:
+    "Damage to an archive, wherever it is noticed while one reads, is a ValueError that says what to do"
+    try: yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as e:
+        raise ValueError(f'{archive} is damaged or incomplete ({e}): delete it and fetch it again') from e
+
 def _entries(archive: Path, opened: bool = True) -> Iterator[tuple[str, object]]:
-    "Every file of a tar or zip archive in turn, as (name, open file), its name checked. Nothing is written."
-    try:
+    """Every file of a tar or zip archive in turn, as (name, open file), its name checked. Nothing is written.
+
+    A file of a zip is read by the caller, who meets the damage in it: read it within `_intact`."""
+    with _intact(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as z:
                 for m in z.infolist():
@@ -306,26 +322,28 @@ def _entries(archive: Path, opened: bool = True) -> Iterator[tuple[str, object]]
                     if m.isdir() and not PurePosixPath(m.name).parts: continue  # '.', the folder itself
                     _check_member(m.name, m.isfile() or m.isdir(), archive)
                     if m.isfile(): yield m.name, io.BytesIO(tar.extractfile(m).read()) if opened else None
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile) as e:
-        raise ValueError(f'{archive} is damaged or incomplete ({e}): delete it and fetch it again') from e
 
 # %% ../nbs/00_setup.ipynb #8cf2e1d1
 def unpack(archive: str | Path, folder: str | Path) -> Path:
     """Unpack a tar archive (also .gz, .bz2, .xz) or a .zip into the new `folder`, whole or not at all.
 
-    Returns `folder`; one that is there already is left as it is. Raises ValueError, before a byte is
-    written, for an entry that points outside, a link or a device, and for a damaged archive; OSError if the
-    disk is full. Lesson `00_setup`."""
+    Returns `folder`; one that is there already is left as it is, and of two calls at once each gets it whole.
+    Raises ValueError for a damaged archive and, before a byte is written, for an entry that points outside, a
+    link or a device; OSError if the disk is full. Lesson `00_setup`."""
     archive, folder = Path(archive), Path(folder)
     if folder.exists(): return folder
     for _ in _entries(archive, opened=False): pass  # the check, to the last entry
     folder.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(prefix='.unpack-', dir=folder.parent))
     try:
-        for name, file in _entries(archive):
-            (tmp/name).parent.mkdir(parents=True, exist_ok=True)
-            with open(tmp/name, 'wb') as f: shutil.copyfileobj(file, f)
-        os.replace(tmp, folder)
+        with _intact(archive):
+            for name, file in _entries(archive):
+                (tmp/name).parent.mkdir(parents=True, exist_ok=True)
+                with open(tmp/name, 'wb') as f: shutil.copyfileobj(file, f)
+        tmp.chmod(0o755)  # a temporary folder is for its owner alone
+        try: os.replace(tmp, folder)
+        except OSError:
+            if not folder.is_dir(): raise  # else another process was quicker, and has unpacked the same
     except OSError as e:
         if e.errno != errno.ENOSPC: raise
         raise OSError(errno.ENOSPC, f'the disk is full: no room for {name} of {archive} in {folder.parent}. '
@@ -389,10 +407,13 @@ def _batches(files: dict[str, object], where: Path) -> dict[str, np.ndarray]:
     "Arrays from the open files of `cifar-10-batches-py`: five for training, one for testing."
     def load(name):
         if name not in files: raise ValueError(f'{where} lacks {name}')
-        try: d = _ArrayUnpickler(files[name], encoding='bytes').load()
-        except (pickle.UnpicklingError, EOFError, ValueError, UnicodeError) as e:
+        try:
+            d = _ArrayUnpickler(files[name], encoding='bytes').load()
+            x, y = d[b'data'].reshape(-1, 3, 32, 32), np.array(d[b'labels'], np.int64)
+            if len(x) != len(y): raise ValueError(f'{len(x)} pictures and {len(y)} labels')
+        except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError) as e:
             raise ValueError(f'{where}: {name} cannot be read ({e}): delete it and fetch it again') from e
-        return d[b'data'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(d[b'labels'], np.int64)
+        return x.transpose(0, 2, 3, 1), y
     train = [load(f'data_batch_{i}') for i in range(1, 6)]; test = load('test_batch')
     tx, ty = (np.concatenate(a) for a in zip(*train, strict=True))
     return {'train_x': tx, 'train_y': ty, 'test_x': np.ascontiguousarray(test[0]), 'test_y': test[1],
@@ -409,9 +430,10 @@ def _read_cifar10(path: Path) -> dict[str, np.ndarray]:
         if batches: return _batches(batches, path)
         named = ((p.relative_to(path.parent).as_posix(), p) for p in files)
         return _collect(((n, p) for n, p in named if is_picture(n)), path)
-    if 'python' in path.name:
-        return _batches({PurePosixPath(n).name: f for n, f in _entries(path) if is_batch(n)}, path)
-    return _collect(((n, f) for n, f in _entries(path) if is_picture(n)), path)
+    with _intact(path):
+        if 'python' in path.name:
+            return _batches({PurePosixPath(n).name: f for n, f in _entries(path) if is_batch(n)}, path)
+        return _collect(((n, f) for n, f in _entries(path) if is_picture(n)), path)
 
 # %% ../nbs/00_setup.ipynb #98bae62b
 _layouts = ('cifar-10-batches-py', 'cifar10', 'cifar-10-python.tar.gz', 'cifar10.tgz')
@@ -441,6 +463,7 @@ def _cached(path: Path, read) -> dict[str, np.ndarray]:
             tmp = Path(tempfile.mkdtemp(prefix='.cifar10-', dir=home))
             try:
                 for n, a in read(path).items(): np.save(tmp/f'{n}.npy', a)
+                tmp.chmod(0o755)  # a temporary folder is for its owner alone
                 shutil.rmtree(folder, ignore_errors=True); os.replace(tmp, folder)
             finally: shutil.rmtree(tmp, ignore_errors=True)
         return load()
@@ -547,6 +570,7 @@ def tiny_shakespeare() -> str:
 def _drawn(name: str, draw) -> Path:
     "The folder `name` in `write_root()`; `draw(folder)` fills it, once, whole or not at all."
     home = write_root(); folder = home/name
+    if folder.is_dir(): return folder      # no lock, which a folder that can only be read would not take
     with _lock(home/f'.{name}.lock'):
         if folder.is_dir(): return folder
         tmp = Path(tempfile.mkdtemp(prefix=f'.{name}-', dir=home))
@@ -631,11 +655,11 @@ def satellites() -> Path:
     `train-jpg/train_0.jpg` and so on, `test-jpg/`, whose labels nobody tells, and `train_v2.csv` with the
     columns image_name and tags; 256x256 pixels, 1,500 and 200 tiles, with `LESSONDL_SAMPLE=1` 80 and 20.
     Names, layout and roughly the frequencies are those of the Planet set (Kaggle, 2017), and so is what goes
-    with what: a cloudy tile has no other label, farms have roads. Rare labels are less rare than there, each
-    on two tiles at least. Many labels share their colours: road and river, plots, pits and bare ground differ
-    in shape; still a logistic regression on colours alone reaches an F2 of 0.94 (lesson 13). Drawn at the
-    first call, the same for everyone: a stand-in, and no result on it says anything of the real set.
-    Lesson `06b_files`."""
+    with what: a cloudy tile has no other label, half of the farms have a road. Rare labels are less rare than
+    there, each on two tiles at least. Many labels share their colours: road and river, plots, pits and bare
+    ground differ in shape; still a logistic regression on colours alone reaches an F2 of 0.94 (lesson 13).
+    Drawn at the first call, the same for everyone: a stand-in, and no result on it says anything of the real
+    set. Lesson `06b_files`."""
     counts = (80, 20) if sample_only() else (1500, 200)
     def draw(folder):
         from lessondl.drawings import rare_labels, tile, tile_labels

@@ -81,7 +81,9 @@ def _two_ways(x: torch.Tensor) -> torch.Tensor:
 
 def sigmoid(x: torch.Tensor) -> torch.Tensor:
     "1 / (1 + exp(-x)) for floats of any size and shape: softmax of (x, 0). Raises `ValueError`. Lesson 02."
-    return softmax(_two_ways(_floats('x', x)))[..., 0]
+    x = _floats('x', x)
+    x = x.clamp(max=torch.finfo(x.dtype).max)    # infinity too: minus itself it would be NaN
+    return softmax(_two_ways(x))[..., 0]
 
 def binary_cross_entropy(logits: torch.Tensor,   # floats of any shape: the outputs, before sigmoid
                          targets: torch.Tensor,  # the same shape: 1 where the label is there, else 0

@@ -26,23 +26,31 @@ def _to_hwc(x, mean=None, std=None) -> np.ndarray:
     if x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[-1] not in colours):
         raise ValueError('expected one picture [H,W], [H,W,C] or [C,H,W] with 1, 3 or 4 channels, '
                          f'got shape {list(x.shape)}')
+    if (mean is None) != (std is None): raise ValueError('give mean and std together, or neither')
     if mean is not None: x = x*np.asarray(std) + np.asarray(mean)
     if x.ndim == 3 and x.shape[-1] == 1: x = x[..., 0]
-    return np.clip(x, 0, 1) if x.ndim == 3 and x.dtype != np.uint8 else x
+    if x.ndim == 2 or x.dtype == np.uint8: return x
+    whole = np.issubdtype(x.dtype, np.integer)  # then white is 255, as in bytes; else it is 1
+    if ((x < 0) | (x > 255)).any() if whole else (x > 10).any():
+        raise ValueError('a picture in colour holds whole numbers from 0 to 255 or floats from 0 to 1, but '
+                         f'this one is {x.dtype} from {np.nanmin(x):g} to {np.nanmax(x):g}')
+    return x.astype(np.uint8) if whole else np.clip(x, 0, 1)
 
 def show_image(x: ArrayLike, title: str | None = None, ax: 'Axes | None' = None,
                mean: ArrayLike | None = None, std: ArrayLike | None = None, cmap: str = 'gray',
                size: float = 2., **kw) -> 'Axes':
     """Show one picture, [H,W], [H,W,C] or [C,H,W], uint8 or float in [0,1], tensor or array.
 
-    Returns the axes. `mean` and `std`, one number a channel, take a normalised picture back first. `size`
-    is in inches; `kw` goes to `imshow`. Raises ValueError for any other shape. Lesson `00_setup`."""
+    Grey that is not uint8 is stretched, its darkest number black, its brightest white: `vmin=0, vmax=1` keeps
+    it. `mean` and `std`, one number a channel, take a normalised picture back first. `size` is in inches;
+    `kw` goes to `imshow`. Returns the axes. Raises ValueError for any other shape, colours far beyond their
+    range, or `mean` without `std`. Lesson `00_setup`."""
     import matplotlib.pyplot as plt
     x = _to_hwc(x, mean, std)
     if ax is None: _, ax = plt.subplots(figsize=(size, size))
     if x.ndim == 2 and x.dtype == np.uint8: kw = {'vmin': 0, 'vmax': 255, **kw}
     ax.imshow(x, cmap=cmap if x.ndim == 2 else None, **{'interpolation': 'nearest', **kw}); ax.axis('off')
-    if title is not None: ax.set_title(title, fontsize=9)
+    if title is not None: ax.set_title(title, fontsize=9, parse_math=False)    # a name may hold two $
     return ax
 
 # %% ../nbs/00_setup.ipynb #3385ec94

@@ -20,7 +20,7 @@ import os
 import re
 import traceback
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -286,13 +286,44 @@ def _place(node) -> str:
     path, kind = _module_of(node)
     return _line_of(node) or f'{path or "the model"} ({kind})'
 
+# %% ../nbs/03_trace.ipynb #cacb900c
+def _state(model) -> list[tuple[str, torch.Tensor]]:
+    "Tensors that the model keeps as plain attributes, in lists too: 'h', 'h.0'"
+    found = [(f'{path}.{k}{_pytree.keystr(at)}', x) for path, m in model.named_modules()
+             for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules')
+             for at, x in _pytree.tree_flatten_with_path(v)[0] if isinstance(x, torch.Tensor)]
+    return [(re.sub(r'\[\W?(\w+)\W?\]', r'.\1', name).lstrip('.'), x) for name, x in found]
+
+def _holders(model) -> list:
+    "What the model keeps things in: its modules' attributes, and the lists and dicts in them, however deep"
+    todo, found = [vars(m) for m in model.modules()], {}
+    while todo:
+        v = todo.pop()
+        if not isinstance(v, (dict, list, set, deque, tuple)) or id(v) in found: continue
+        found[id(v)] = v
+        todo += v.values() if isinstance(v, dict) else v
+    return [v for v in found.values() if not isinstance(v, tuple)]      # a tuple itself cannot change
+
+@contextlib.contextmanager
+def _as_it_was(model):
+    "Whatever happens meanwhile: at the end the model keeps the same things, and its tensors the same numbers"
+    kept = [(h, h.copy()) for h in _holders(model)]
+    numbers = [(x, x.detach().clone()) for _, x in _state(model) if x.layout == torch.strided]
+    try: yield
+    finally:
+        for holder, before in kept:
+            holder.clear()
+            (holder.extend if hasattr(holder, 'extend') else holder.update)(before)
+        for x, before in numbers:
+            if not torch.equal(x, before): x.detach().copy_(before)
+
 # %% ../nbs/03_trace.ipynb #8a64b335
 def _eager(model, inputs):
-    "Run the model as it is; its buffers, the inputs and PyTorch's random state stay as they are"
+    "Run the model as it is; what it keeps, the inputs and PyTorch's random state stay as they are"
     def own(x): return x.detach().clone() if isinstance(x, torch.Tensor) else x
-    buffers = {k: own(b) for k, b in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return torch.func.functional_call(model, buffers, _pytree.tree_map(own, inputs))
+    tensors = {k: own(x) for k, x in [*model.named_parameters(), *model.named_buffers()]}
+    with _as_it_was(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return torch.func.functional_call(model, tensors, _pytree.tree_map(own, inputs))
 
 def _why(model, inputs, error) -> Exception:
     "What to tell the reader when PyTorch could not write the model down"
@@ -302,32 +333,27 @@ def _why(model, inputs, error) -> Exception:
         got = f'inputs of the shape {", ".join(shapes)}' if inputs else 'no inputs'
         return ValueError(f'the model does not run on {got}: {e}. Give trace what '
                           f'forward{inspect.signature(model.forward)} takes, with the batch as in training')
-    frames = traceback.extract_tb(error.__traceback__)[1:]     # the first is in this module
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name not in ('_export', '_as_it_was')]
     where = _own_line([(f.filename, f.lineno, f.line) for f in frames]) or 'a line that PyTorch does not tell'
     return NotImplementedError(
         f'the model runs, but its steps cannot be written down, at {where}. An `if` or a loop that depends '
         f'on the numbers, NumPy or a Python number in the middle cannot be a step: use tensor operations '
-        f'there, as torch.where. PyTorch says: {str(error).strip().splitlines()[0][:200]}')
+        f'there, as torch.where. A tensor that the model keeps must be assigned anew, self.h = self.h + x, '
+        f'not changed in place. PyTorch says: {str(error).strip().splitlines()[0][:200]}')
 
 # %% ../nbs/03_trace.ipynb #9848093d
 def _export(model, inputs):
     "The model's graph of core operations; if it cannot be had, an error that says why"
-    holders = [vars(m) for m in model.modules()]
-    holders += [v for attributes in holders for v in attributes.values() if isinstance(v, (dict, list))]
-    kept, level = [(h, h.copy()) for h in holders], logging.root.manager.disable
+    level, quiet = logging.root.manager.disable, contextlib.redirect_stderr(io.StringIO())
     logging.disable(logging.CRITICAL)      # if it fails, PyTorch prints pages
     try:
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+        with _as_it_was(model), warnings.catch_warnings(), torch.no_grad(), quiet:
             warnings.simplefilter('ignore')
             table = torch.export.default_decompositions()
             table.pop(torch.ops.aten.linear.default)   # stays whole: a dense layer is one step
             return torch.export.export(model, inputs, strict=False).run_decompositions(table)
     except Exception as error: raise _why(model, inputs, error) from error
-    finally:    # what the model keeps, as `self.h`, is as it was before
-        logging.disable(level)
-        for holder, before in kept:
-            holder.clear()
-            holder.extend(before) if isinstance(holder, list) else holder.update(before)
+    finally: logging.disable(level)
 
 # %% ../nbs/03_trace.ipynb #1ab97896
 def _few(names: list[str]) -> str:
@@ -490,6 +516,7 @@ def _arguments(node, of) -> tuple[str, dict, dict]:
             args[role] = list(v) if isinstance(v, (list, tuple)) else v
     name = node.target._schema.name.split('::')[-1]
     if args.get('transposed'): name = 'conv_transpose'     # another operation of the same name
+    if args.get('accumulate'): name = 'index_put_accumulate'     # this one adds, and moves nothing
     return _renamed.get(name, name), {} if name in _filling else operands, args
 
 def _converted(node, operand, value) -> tuple[str, dict]:
@@ -529,13 +556,6 @@ def _step(n, value, of, own_cells) -> Step:
     return step
 
 # %% ../nbs/03_trace.ipynb #c0d7b3ca
-def _state(model) -> list[tuple[str, torch.Tensor]]:
-    "Tensors that the model keeps as plain attributes, in lists too: 'h', 'h.0'"
-    found = [(f'{path}.{k}{_pytree.keystr(at)}', x) for path, m in model.named_modules()
-             for k, v in vars(m).items() if k not in ('_parameters', '_buffers', '_modules')
-             for at, x in _pytree.tree_flatten_with_path(v)[0] if isinstance(x, torch.Tensor)]
-    return [(re.sub(r'\[\W?(\w+)\W?\]', r'.\1', name).lstrip('.'), x) for name, x in found]
-
 def _state_name(x, state) -> str:
     "The attribute that holds the tensor; one with the same numbers if PyTorch has made a copy"
     same = [k for k, v in state if v is x]
@@ -613,12 +633,6 @@ def trace(model: nn.Module, *inputs: torch.Tensor, dtype: torch.dtype | None = N
     steps, weights, constants = ([s for s in v if k == 'input' or s in used] for k, v in lists.items())
     _name(steps, weights, constants, {name for name, m in model.named_modules() if not any(m.children())})
     return Trace(type(model).__name__, steps, weights, constants, outputs)
-
-# %% ../nbs/03b_nets_opened.ipynb #894ad187
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING: pass
 
 # %% ../nbs/03b_nets_opened.ipynb #4db3bf89
 def _ranks(boxes, takes) -> tuple[dict, dict]:

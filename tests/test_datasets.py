@@ -123,13 +123,33 @@ def test_next_mirror(server, tmp_path):
     assert whole(download(Source('f.bin', mirrors, len(payload), md5=md5), tmp_path/'d'))
     assert [p for p, _ in server.asked] == ['/other', '/none', '/f.bin']
 
-def test_leftover_part_of_another_file(server, tmp_path):
-    (tmp_path/'f.bin.part').write_bytes(b'?' * 10)  # ten wrong bytes: resumed, then the checksum says no
-    with pytest.raises(DownloadError, match='md5'): download(server.source, tmp_path)
-    assert download(server.source, tmp_path).read_bytes() == payload
-    (tmp_path/'f.bin').unlink()
-    (tmp_path/'f.bin.part').write_bytes(b'?' * 400_000)  # longer than the file: 416
-    assert download(server.source, tmp_path).read_bytes() == payload
+def part_in(tmp_path, content):
+    (tmp_path/'d').mkdir(); (tmp_path/'d'/'f.bin.part').write_bytes(content); return tmp_path/'d'
+
+@pytest.mark.parametrize('n', [10, 300_000, 400_000])  # too few, as many (never asked), too many (416)
+def test_leftover_part_of_another_file(server, tmp_path, n):
+    "The checksum says no, and the only mirror is good: it is asked once more, from the start."
+    folder = part_in(tmp_path, b'?' * n)
+    assert whole(download(server.source, folder)) and server.asked[-1] == ('/f.bin', None)
+    assert len(server.asked) == (1 if n == 300_000 else 2)
+
+def test_leftover_part_and_a_wrong_mirror(server, tmp_path):
+    "From the start once, not ten times; then the next mirror, and nothing is kept."
+    folder = part_in(tmp_path, b'?' * 10); server.files['/other'] = bytes(len(payload))
+    source = Source('f.bin', (server.base + '/other',) * 2, len(payload), md5=md5)
+    with pytest.raises(DownloadError, match='md5'): download(source, folder)
+    assert [r for _, r in server.asked] == ['bytes=10-', None, None]
+    assert not list(folder.glob('f.bin*'))
+
+@pytest.mark.parametrize('ranges', [True, False])  # with them a short page is answered with 416
+def test_a_page_in_place_of_the_file_leaves_what_has_come(server, tmp_path, ranges):
+    folder = part_in(tmp_path, payload[:90_000])
+    server.files['/login'] = b'please log in here'; server.ranges = ranges
+    with pytest.raises(DownloadError, match='416' if ranges else 'offers 18 bytes, expected 300,000'):
+        download(Source('f.bin', (server.base + '/login',), len(payload), md5=md5), folder)
+    assert (folder/'f.bin.part').read_bytes() == payload[:90_000] and len(server.asked) == 1
+    server.ranges = True
+    assert whole(download(server.source, folder)) and server.asked[-1][1] == 'bytes=90000-'
 
 def test_whole_part_needs_no_network(tmp_path):
     (tmp_path/'f.bin.part').write_bytes(payload)
@@ -335,6 +355,38 @@ def test_unpack_on_a_full_disk(tmp_path, monkeypatch):
         unpack(tar_of(tmp_path/'x.tgz', good), tmp_path/'home'/'out')
     assert error.value.errno == errno.ENOSPC and list((tmp_path/'home').iterdir()) == []
 
+def test_a_bit_is_wrong_in_a_zip(tmp_path):
+    "The damage is met while a file is read, not while the names are: the same error, and nothing is kept."
+    words = ' '.join(map(str, range(2000))).encode()
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path/'x.zip', 'w', kind) as z: z.writestr('a', b'hi'); z.writestr('b', words)
+        b = bytearray((tmp_path/'x.zip').read_bytes()); b[len(b)//2] ^= 4; (tmp_path/'x.zip').write_bytes(b)
+        with pytest.raises(ValueError, match='x.zip is damaged or incomplete.*delete it'):
+            unpack(tmp_path/'x.zip', tmp_path/'home'/'out')
+        assert list((tmp_path/'home').iterdir()) == []
+
+def test_unpack_in_three_threads(tmp_path, monkeypatch):
+    tar_of(tmp_path/'x.tgz', good); got, all_there = [], threading.Barrier(3)
+    real = shutil.copyfileobj
+    def together(*a): all_there.wait(10); real(*a)  # no one is first
+    monkeypatch.setattr(D.shutil, 'copyfileobj', together)
+    def run():
+        try: got.append(unpack(tmp_path/'x.tgz', tmp_path/'home'/'out'))
+        except Exception as e: got.append(e)
+    ts = [threading.Thread(target=run) for _ in range(3)]
+    for t in ts: t.start()
+    for t in ts: t.join()
+    assert got == [tmp_path/'home'/'out'] * 3 and (got[0]/'a'/'b.txt').read_text() == 'hello'
+    assert [p.name for p in (tmp_path/'home').iterdir()] == ['out']
+
+@pytest.mark.skipif(os.name == 'nt', reason='has no such modes')
+def test_others_may_read_what_was_made(tmp_path):
+    "A temporary folder is for its owner alone; what it becomes is not."
+    mode = lambda p: p.stat().st_mode & 0o777
+    assert mode(unpack(tar_of(tmp_path/'x.tgz', good), tmp_path/'out')) == 0o755
+    folder_of(tmp_path/'data'/'cifar10'); cifar10()
+    assert [mode(p) for p in D.cache_root().glob('cifar10-*')] == [0o755]
+
 @pytest.mark.parametrize('entry', evil, ids=lambda e: e[0])
 def test_unpack_refuses(tmp_path, entry):
     (tmp_path/'in').mkdir(); home = tmp_path/'home'; home.mkdir()
@@ -431,6 +483,14 @@ def test_read_only_memory(tmp_path):
     folder_of(tmp_path/'data'/'cifar10'); a = cifar10()[0]; first = a[0].copy(); a[0] = 0
     assert (cifar10()[0][0] == first).all()
 
+def test_damaged_zip_of_pictures(tmp_path):
+    with zipfile.ZipFile(tmp_path/'c.zip', 'w') as z:
+        for p in folder_of(tmp_path/'pictures').rglob('*.png'):
+            z.write(p, p.relative_to(tmp_path).as_posix())
+    same(cifar10(tmp_path/'c.zip'))
+    b = bytearray((tmp_path/'c.zip').read_bytes()); b[1000] ^= 4; (tmp_path/'c.zip').write_bytes(b)
+    with pytest.raises(ValueError, match='c.zip(: .* cannot be read| is damaged)'): cifar10(tmp_path/'c.zip')
+
 def test_changed_source_is_read_anew(tmp_path):
     folder_of(tmp_path/'data'/'cifar10'); cifar10()
     Image.fromarray(small['train'][0, 0]).save(tmp_path/'data'/'cifar10'/'train'/'cat'/'new.png')
@@ -484,6 +544,18 @@ def test_missing_parts_are_named(tmp_path):
     pytest.raises(ValueError, cifar10, tmp_path/'b').match('lacks data_batch_3')
     (tmp_path/'b'/'data_batch_3').write_bytes(b'garbage')
     pytest.raises(ValueError, cifar10, tmp_path/'b').match('data_batch_3 cannot be read')
+
+@pytest.mark.parametrize('wrong', [{b'data': np.zeros((2, 3072), np.uint8), b'labels': [1]}, {b'labels': [1]},
+                                   [1, 2], {b'data': 'text', b'labels': [1]}])
+def test_batches_of_wrong_content_name_the_file(tmp_path, wrong):
+    (batches_of(tmp_path/'b')/'data_batch_3').write_bytes(pickle.dumps(wrong, 2))
+    with pytest.raises(ValueError, match='data_batch_3 cannot be read'): cifar10(tmp_path/'b')
+
+def test_a_drawn_set_that_is_there_takes_no_lock(monkeypatch):
+    folder = D.cartoons()
+    def no(path): raise PermissionError(path)
+    monkeypatch.setattr(D, '_lock', no)
+    assert D.cartoons() == folder
 
 def test_a_pickle_runs_no_program(tmp_path):
     class Evil:

@@ -58,6 +58,14 @@ def test_sigmoid(x):
     torch.testing.assert_close(sigmoid(-x), 1 - sigmoid(x))
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_sigmoid_of_infinity(dtype):
+    x = torch.tensor([torch.inf, -torch.inf, 3.], dtype=dtype, requires_grad=True)
+    y = sigmoid(x)
+    y.sum().backward()
+    assert y[:2].tolist() == [1, 0] and x.grad[:2].tolist() == [0, 0] and x.grad[2] > 0
+
+
 @few
 @given(outputs(tables), st.data(), st.sampled_from([torch.int64, torch.int32, torch.uint8]))
 def test_cross_entropy(x, data, dtype):

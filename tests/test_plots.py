@@ -52,6 +52,26 @@ def test_grey_uint8_keeps_its_range():
 def test_ranges_outside_are_clipped_quietly(recwarn):
     show_image(rgb/255*2 - .5); assert not [w for w in recwarn if 'lipping' in str(w.message)]
 
+@pytest.mark.parametrize('dtype', [np.int64, np.int16, np.uint16])
+def test_bytes_in_a_wider_type_are_bytes(dtype):
+    assert (shown(show_image(rgb.astype(dtype))) == rgb).all()
+    assert (shown(show_image(torch.from_numpy(rgb.astype(np.int64)).permute(2, 0, 1))) == rgb).all()
+
+@pytest.mark.parametrize('x', [rgb*1., rgb.astype(np.float32), rgb.astype(int) - 1, rgb.astype(int)*2])
+def test_colours_beyond_their_range_are_refused(x):
+    "They would all be clipped to white, with no word."
+    with pytest.raises(ValueError, match='0 to 255 or floats from 0 to 1, but this one is'): show_image(x)
+
+def test_mean_and_std_come_together():
+    for one in (dict(mean=[.5]*3), dict(std=[.5]*3)):
+        with pytest.raises(ValueError, match='mean and std together'): show_image(rgb/255, **one)
+        with pytest.raises(ValueError, match='mean and std together'): show_images([rgb/255], **one)
+
+def test_grey_floats_keep_their_range_on_request():
+    x = np.array([[.4, .5]])
+    assert show_image(x).images[0].get_clim() == (.4, .5)
+    assert show_image(x, vmin=0, vmax=1).images[0].get_clim() == (0, 1)
+
 @pytest.mark.parametrize('shape', [(), (3,), (2, 3, 4, 5), (5, 7, 9)])
 def test_errors_name_the_shape(shape):
     with pytest.raises(ValueError, match=r'expected one picture.*got shape \['): show_image(np.zeros(shape))
@@ -100,3 +120,7 @@ def test_no_torch_at_import():
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
     assert done.stdout.split() == ['False', 'False'], done.stderr
+
+def test_a_name_with_two_dollars_is_text():
+    show_images(np.zeros((1, 4, 4), np.uint8), ['costs $5_$.jpg'])
+    plt.gcf().canvas.draw()

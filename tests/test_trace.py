@@ -6,7 +6,7 @@ be what its window alone makes of it; and a number outside the window must have 
 import copy
 import math
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 import matplotlib
 
@@ -744,6 +744,70 @@ def test_containers_that_the_model_fills_are_as_before():
     assert model.seen == [] and model.by_name == {}
 
 
+class Keeps(nn.Module):
+    "Changes what it keeps at every call, each kind of container and a parameter among it"
+
+    def __init__(self, f):
+        super().__init__()
+        self.f, self.w = f, nn.Parameter(-torch.ones(2))
+        self.h, self.nested = torch.ones(2), {'a': [torch.ones(2), ([torch.ones(2)],)]}
+        self.past, self.names = deque([torch.ones(2)], maxlen=3), {'x'}
+        self.wide = torch.ones(1).expand(2)  # its two numbers are one in memory: cannot be written to
+        self.sparse = torch.eye(2).to_sparse()  # cannot be compared
+
+    def forward(self, x):
+        return self.f(self, x)
+
+    def kept(self):
+        (b, ((c,),)), (d,) = self.nested['a'], self.past
+        ones = all(type(x) is torch.Tensor and x.tolist() == [1, 1] for x in (self.h, b, c, d, -self.w.data))
+        return ones and self.names == {'x'} and list(self.nested) == ['a']
+
+
+def assigns(m, x):
+    m.nested['a'][0] = m.nested['a'][0] + x
+    m.nested['a'][1][0][0] = m.nested['a'][0] * 2
+    m.nested['new'] = x
+    m.past.appendleft(m.past[0] + x)
+    m.names.add('y')
+    return m.nested['a'][0] + m.past[0]
+
+
+def test_what_a_model_keeps_however_deep_is_as_before():
+    model = Keeps(assigns)
+    t = trace(model, torch.ones(2))
+    assert close(t.output, torch.full((2,), 4.0), 0) and model.kept()
+    assert [c.name for c in t.constants] == ['nested.a.0', 'past.0']
+
+
+def in_place(m, x):
+    m.h += x
+    return m.h * 2
+
+
+def in_place_deep(m, x):
+    m.nested['a'][1][0][0].mul_(3)
+    return m.nested['a'][1][0][0] * x
+
+
+def in_a_parameter(m, x):
+    m.w.data.clamp_(0)
+    return m.w * x
+
+
+def assigned_and_branched(m, x):
+    assigns(m, x)
+    m.h.add_(1)
+    return x if m.nested['a'][0].sum() > 0 else -x
+
+
+@pytest.mark.parametrize('f', [in_place, in_place_deep, in_a_parameter, assigned_and_branched])
+def test_what_a_refused_model_keeps_is_as_before(f):
+    model = Keeps(f)
+    text = refused(model, torch.ones(2))
+    assert 'assigned anew, self.h = self.h + x, not changed in place' in text and model.kept()
+
+
 # ---- inputs, answers, weights ------------------------------------------------------------------------------
 
 
@@ -889,6 +953,15 @@ def refused(model, *inputs, error=NotImplementedError):
             ['conv_transpose', '1 (ConvTranspose2d)'],
         ),
         (nn.GroupNorm(1, 3), ['group_norm', 'GroupNorm']),
+        # an addition into an index is no move, though its operation has the name of one
+        (
+            Apply(lambda x: x.index_put((torch.tensor([0]),), torch.ones(1, 3), accumulate=True)),
+            ['index_put_accumulate', 'test_trace.py:'],
+        ),
+        (
+            Apply(lambda x: x.index_add(1, torch.tensor([0]), torch.ones(2, 1)).relu()),
+            ['index_put_accumulate', 'test_trace.py:'],
+        ),
     ],
 )
 def test_what_cannot_be_a_step(model, words):
