@@ -429,6 +429,35 @@ def test_schedules_are_those_of_lesson_07():
     assert np.allclose(schedule_rates('constant', .3, 2, batches=5), .3*schedules.constant(2, 5))
 
 
+@pytest.mark.parametrize('kind, epochs, mult, text', [
+    ('restarts', 10, 3, 'that would be 29,524 epochs, more than 2,000: take fewer cycles'),
+    ('restarts', 2001, 1, 'take fewer cycles'), ('constant', 2001, 1, 'take fewer epochs'),
+    ('one cycle', 10**9, 1, 'that would be 1,000,000,000 epochs')])
+def test_a_schedule_too_long_to_draw_is_refused(kind, epochs, mult, text):
+    def batches(epochs, mult): return len(schedule_rates(kind, epochs=epochs, cycle_mult=mult, batches=1))
+    with pytest.raises(ValueError, match=text): batches(epochs, mult)
+    assert batches(10, 2) == (1023 if kind == 'restarts' else 10)
+
+
+def test_the_slider_that_asks_for_too_long_a_schedule_says_so():
+    pytest.importorskip('ipywidgets')
+    live = schedule_explorer()
+    before = live.image.value
+    live.controls['cycle_mult'].value, live.controls['epochs'].value = 3, 10
+    assert '29,524 epochs' in live.message.value
+    live.controls['epochs'].value = 5                 # 121 epochs: drawn again, and the message is gone
+    assert live.message.value == '' and live.image.value != before
+
+
+@pytest.mark.parametrize('outputs, bound', [((1., -2.), 10), ((20., -1.), 20), ((3., -30.5), 30.5)])
+def test_a_slider_reaches_the_output_it_is_given(outputs, bound):
+    pytest.importorskip('ipywidgets')
+    live = softmax_explorer(outputs)
+    sliders = [live.controls[f'output {i}'] for i in range(2)]
+    assert [s.value for s in sliders] == list(outputs)
+    assert {(s.min, s.max) for s in sliders} == {(-bound, bound)}
+
+
 def png_size(data: bytes): return struct.unpack('>II', data[16:24])
 
 

@@ -1,4 +1,5 @@
 """The workbook of a model: every formula against PyTorch, by the `formulas` package, and by LibreOffice."""
+import html
 import logging
 import os
 import re
@@ -424,6 +425,47 @@ def test_names_and_decimals(tmp_path):
     book = openpyxl.load_workbook(path)
     assert book['model']['A2'].value == 'two numbers' and 'input' in read_values(path)
     assert book['model'][read_cells(path)['input'][0, 0].split('!')[1]].number_format == '0.0'
+    with pytest.raises(ValueError, match="no step 'inptu'; the steps are input, linear"):
+        to_spreadsheet(nn.Linear(2, 2).eval(), torch.ones(1, 2), path=tmp_path/'b.xlsx', names={'inptu': ''})
+    assert not (tmp_path/'b.xlsx').exists()
+
+
+class Late(nn.Module):
+    "A dense layer, what makes its chances, and something after it"
+    def __init__(self, makes, after):
+        super().__init__(); self.layer, self.makes, self.after = nn.Linear(3, 2), makes, after
+    def forward(self, x): return self.after(self.makes(self.layer(x)))
+
+@pytest.mark.parametrize('makes, after, columns', [
+    (nn.Softmax(-1), lambda p: p[:, -1], 2), (nn.Softmax(-1), lambda p: p.flip(1).transpose(0, 1)[-1], 2),
+    (nn.Sigmoid(), lambda p: torch.cat([p[:, :1], p[:, 1:]], 1)[:, 0], 2),
+    (nn.LogSoftmax(-1), lambda p: p[:, -1], 3), (nn.Identity(), lambda p: p[:, -1], 3),
+    (nn.Softmax(-1), lambda p: (p + 0)[:, -1], 3)],
+    ids=['softmax', 'turned', 'sigmoid joined', 'log_softmax', 'logits', 'computed on'])
+def test_the_map_knows_chances_that_were_moved(tmp_path, makes, after, columns):
+    model, x = Late(makes, after).eval(), torch.randn(1, 4, 3)
+    path = to_spreadsheet(model, x, path=tmp_path/'a.xlsx', classes='ab')
+    ws = openpyxl.load_workbook(path, data_only=True)['map']
+    heads = ['class', 'probability'] if columns == 2 else ['class', 'answer', 'probability']
+    assert [c.value for c in ws[4][9:12] if c.value] == heads
+    answer = model(x).flatten().double()
+    if columns == 3: answer = answer.softmax(0)              # of log-probabilities: they themselves
+    found = [ws.cell(r, 9 + columns).value for r in (5, 6)]
+    np.testing.assert_allclose(found, answer.detach(), atol=1e-6)
+
+
+def footers(path) -> set:
+    with zipfile.ZipFile(path) as z:
+        sheets = [z.read(n).decode() for n in z.namelist() if n.startswith('xl/worksheets/sheet')]
+    return {html.unescape(re.search('<oddFooter>(.*?)</oddFooter>', text, re.DOTALL)[1]) for text in sheets}
+
+@pytest.mark.parametrize('title, left', [
+    ('A net', 'A net'), ('3 inputs', ' 3 inputs'), ('cats & dogs', 'cats && dogs'), ('x' * 300, 'x' * 200),
+    ('x' + '&' * 300, 'x' + '&&' * 99)], ids=['plain', 'digit', 'ampersand', 'long', 'ampersands'])
+def test_the_title_in_the_footer(tmp_path, title, left):
+    path = to_spreadsheet(nn.ReLU(), torch.ones(2), path=tmp_path/'a.xlsx', title=title)
+    expected = {f'&L&8{left}&R&8&A  &P/&N'}
+    assert footers(path) - {'&L&8ReLU&R&8&A  &P/&N'} == expected       # that of the sheet `index`
 
 
 # errors
@@ -512,6 +554,20 @@ def test_limits_are_checked_before_anything_is_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('f, name', [
+    (lambda x: x.mean(1), 'mean'), (lambda x: x.amax(1), 'amax'), (lambda x: x.softmax(1), 'softmax.exp')])
+def test_a_function_takes_255_arguments(tmp_path, f, name):
+    text = rf'a formula of {name} \(.*\) would give 256 arguments to a function, and in Excel .* takes 255'
+    with pytest.raises(ValueError, match=text):
+        to_spreadsheet(Takes(f).eval(), torch.randn(1, 256, 2, 2), path=tmp_path/'a.xlsx')
+    assert not list(tmp_path.iterdir())
+    model, x = Takes(f).eval(), torch.randn(1, 255, 2, 2)
+    path = to_spreadsheet(model, x, path=tmp_path/'a.xlsx')
+    agree(read_values(path), model, [x])
+    assert all(spreadsheet._arguments(f) <= 255 for f in all_formulas(path).values())
+    assert spreadsheet._arguments('+'.join(['SUMPRODUCT(A1:B2,C1:D2)'] * 300)) == 2     # two each, 300 times
+
+
 def test_too_wide_a_tensor_names_its_layer(tmp_path):
     class Wide(nn.Module):
         def forward(self, x): return x * 2
@@ -576,6 +632,58 @@ def test_without_libreoffice_the_error_says_how_to_get_it(tmp_path, monkeypatch)
     monkeypatch.setattr(shutil, 'which', lambda _: None)
     monkeypatch.setattr(spreadsheet, '_mac', '/nowhere/soffice')
     with pytest.raises(FileNotFoundError, match='apt-get install'): recalculate(path)
+
+
+def test_recalculate_writes_where_it_is_told_and_never_over_the_source(tmp_path, monkeypatch):
+    path = to_spreadsheet(nn.ReLU(), torch.ones(2), path=tmp_path/'a.xlsx')
+    before, other = path.read_bytes(), tmp_path/'other'
+    def _libreoffice(sources, folder): (folder/'a.xlsx').write_bytes(b'new'); return [folder/'a.xlsx']
+    monkeypatch.setattr(spreadsheet, '_libreoffice', _libreoffice)
+    for out in (tmp_path, str(tmp_path), tmp_path/'other'/'..'):
+        other.mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match='folder of a.xlsx itself'): recalculate(path, out)
+    for out in ('nowhere', 'b', 'b.xls', 'b.xlsx.bak'):
+        with pytest.raises(ValueError, match=f'file ending in .xlsx, but it is .*{out}'):
+            recalculate(path, tmp_path/out)
+    assert path.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ['a.xlsx', 'other']
+    assert recalculate(path, other) == other/'a.xlsx'
+    assert recalculate(path, tmp_path/'b.xlsx') == tmp_path/'b.xlsx'
+    assert recalculate(path).name == 'a.xlsx' and path.read_bytes() == before
+    assert recalculate(path, path).read_bytes() == b'new'             # only where it is named itself
+
+
+def without_rows(book): book['model'].delete_rows(4, 100)
+def without_columns(book): book['model'].delete_cols(4, 100)
+def empty(book):
+    for ws in book: ws.delete_rows(1, 1000)
+def without_a_sheet(book): del book['model']
+def another_word(book): book['map']['K2'].value = 'dog'
+def another_number(book): book['map']['K5'].value += 1e-6
+def an_error(book): book['map']['K5'].value = '#DIV/0!'
+def one_more(book): book['map']['K50'].value = 3
+def shorter(book): book['map']['J6'].value = None
+
+@pytest.mark.parametrize('change', [without_rows, without_columns, empty, without_a_sheet, another_word,
+                                    another_number, an_error, one_more, shorter])
+def test_check_workbook_fails_where_the_files_differ(tmp_path, change):
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.randn(1, 3)
+    path = to_spreadsheet(net, x, path=tmp_path/'a.xlsx', classes=['cat', 'bird'])
+    same = openpyxl.load_workbook(path, data_only=True)      # values for formulas, as programs hand them back
+    same.save(tmp_path/'same.xlsx')
+    assert check_workbook(path, tmp_path/'same.xlsx') < 1e-12
+    change(same)
+    same.save(tmp_path/'b.xlsx')
+    with pytest.raises(ValueError, match='a.xlsx: .*recalculated'): check_workbook(path, tmp_path/'b.xlsx')
+
+
+def test_check_workbook_needs_stored_values(tmp_path):
+    path = to_spreadsheet(nn.ReLU(), torch.ones(2), path=tmp_path/'a.xlsx')
+    bare = without_values(path, tmp_path/'b.xlsx')
+    with pytest.raises(ValueError, match='b.xlsx: .* nothing, recalculated 1'): check_workbook(bare, path)
+    with pytest.raises(ValueError, match='a.xlsx: .* 1.0, recalculated nothing'): check_workbook(path, bare)
+    book = openpyxl.Workbook(); book.active['A1'] = 'text'; book.save(tmp_path/'c.xlsx')
+    with pytest.raises(ValueError, match='c.xlsx holds no stored values'):
+        check_workbook(tmp_path/'c.xlsx', tmp_path/'c.xlsx')
 
 
 # LibreOffice
