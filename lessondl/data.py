@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 # %% ../nbs/06_data.ipynb #61181936
 def channel_stats(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -23,7 +23,8 @@ def channel_stats(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
         total += t.sum(0).double().view(-1, c).sum(0)
         squares += t.square_().sum(0).double().view(-1, c).sum(0)
     mean = total / (x.size // c)
-    std = (squares / (x.size // c) - mean ** 2).clamp_(min=0).sqrt()
+    var = squares / (x.size // c) - mean ** 2
+    std = torch.where(var > 1e-12 * mean ** 2, var, 0.).sqrt()      # of equal floats only rounding is left
     scale = 255 if exact else 1
     return tuple((mean / scale).tolist()), tuple((std / scale).tolist())
 
@@ -154,7 +155,9 @@ def check_labels(y, n: int, c: int | None = None, what: str = 'labels') -> torch
         raise ValueError(f'{what}: expected one number a picture, [{n}], or for many labels a row of 0 and 1 '
                          f'with one column a class, [{n},{c or "classes"}], got {list(y.shape)}')
     if y.dtype.kind not in ('biuf' if rows else 'iu'):
-        raise ValueError(f"{what}: expected whole numbers, got {y.dtype}: use y.astype('int64')")
+        names = y.dtype.kind in 'UO'
+        cure = 'np.unique(y, return_inverse=True) numbers names' if names else "use y.astype('int64')"
+        raise ValueError(f"{what}: expected whole numbers, got {y.dtype}: {cure}")
     if len(y) != n: raise ValueError(f'{what}: {len(y)} labels for {n} pictures: each picture needs one')
     wrong = ~np.isin(y, (0, 1)).all(1) if rows else (y < 0) | (y >= (np.inf if c is None else c))
     bad = np.flatnonzero(wrong)
@@ -175,7 +178,11 @@ def check_stats(stats, c: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
 # %% ../nbs/06_data.ipynb #7276d6b7
 def as_loader(data, name: str, bs: int, shuffle: bool, seed: int):
     "A Dataset as a DataLoader; whatever else gives batches (x, y) stays as it is. Lesson 06_data."
+    if isinstance(data, IterableDataset):              # a Dataset without numbered items
+        raise ValueError(f'{name}: an IterableDataset has no numbered items to shuffle: put it into a '
+                         f'DataLoader first, with batch_size={bs}, or None if it gives whole batches')
     if isinstance(data, Dataset):
+        if len(data) == 0: raise ValueError(f'{name}: the Dataset is empty')
         item = data[0]
         if not (isinstance(item, (tuple, list)) and len(item) == 2):
             raise ValueError(f'{name}: expected items (picture, label), got {type(item).__name__}')
@@ -213,7 +220,7 @@ class Loaders:
 
     def one_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         "The first batch (x, y) of the coming epoch of training; our own loaders do not count it."
-        own = isinstance(self.train, BatchLoader)
+        own = hasattr(self.train, 'batches') and hasattr(self.train, 'epoch')
         return next(iter(self.train.batches(self.train.epoch) if own else self.train))
 
 # %% ../nbs/06_data.ipynb #ade1e035
@@ -393,6 +400,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -446,15 +454,21 @@ def show_sizes(sizes: np.ndarray):
 
 # %% ../nbs/06b_files.ipynb #bc2c18c0
 def to_rgb(im: Image.Image) -> Image.Image:
-    """Any Pillow picture as 8-bit RGB: grey, palette and CMYK are converted, 16-bit grey keeps its high byte,
-    transparency is laid on white, the camera's orientation is applied. Lesson 06b_files."""
+    """Any Pillow picture as 8-bit RGB: grey, palette and CMYK are converted, 16-bit grey keeps its high byte
+    (a warning where that leaves all but black), 32-bit grey likewise if it exceeds 255, transparency is laid
+    on white, the camera's orientation is applied. Lesson 06b_files."""
     if turned(im) != 1: im = ImageOps.exif_transpose(im)
     if im.mode == 'RGB' and 'transparency' not in im.info: return im
     if im.mode == 'F': raise ValueError('it holds decimal numbers, whose range is unknown')
     if im.mode.startswith('I'):                    # Pillow's own convert would cut everything above 255
         a = np.asarray(im)
         if a.min() < 0 or a.max() > 65535: raise ValueError('its numbers do not fit 16 bits')
-        im = Image.fromarray((a >> 8).astype(np.uint8))
+        if im.mode != 'I' or im.format == 'PNG' or a.max() > 255:      # Pillow 10 opens 16-bit PNGs as 'I'
+            if 0 < a.max() < 4096:
+                warnings.warn('a picture of 16 bits has no number above 4095 of 65535 and comes out all but '
+                              'black: if it is a scan of 12 bits, multiply it by 16', stacklevel=2)
+            a = a >> 8
+        im = Image.fromarray(a.astype(np.uint8))
     if im.mode in ('LA', 'PA', 'La', 'RGBa', 'RGBA') or 'transparency' in im.info:
         im = im.convert('RGBA')
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
@@ -787,11 +801,14 @@ def resize_file(file: Path, to: Path, size: int):
     if small: shutil.copyfile(file, to)
     else: im.save(to, 'JPEG', quality=92)
 
+_resize_version = 1     # raise it when `resize_file` is to write something else: old copies are then ignored
+
 def resized_key(path: Path, files: Sequence[Path], size: int) -> str:
     "A short name of what resizing these files will give: another if one of them changes. Lesson 06b_files."
     stats = [(f.relative_to(path).as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns)
              for f in files for s in [f.stat()]]
-    return hashlib.sha256(repr((str(path.resolve()), size, stats)).encode()).hexdigest()[:12]
+    decides = _resize_version, str(path.resolve()), size, stats
+    return hashlib.sha256(repr(decides).encode()).hexdigest()[:12]
 
 # %% ../nbs/06b_files.ipynb #bd6b7f82
 def resized_files(path: Path, files: Sequence[Path], size: int, folder: str | Path | None = None) -> Path:

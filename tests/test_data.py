@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lessondl.data import (
     BatchLoader,
@@ -288,9 +288,38 @@ def test_what_is_no_loader():
     with refuses(r'items \(picture, label\)'): ImageData(TensorDataset(torch.rand(4, 3)), pairs)
 
 
+class Stream(IterableDataset):
+    def __iter__(self): return ((torch.rand(3, 4, 4), i % 2) for i in range(10))
+
+
+def test_an_iterable_dataset_needs_a_loader():
+    pairs = TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4))
+    with refuses('train: an IterableDataset.*DataLoader first, with batch_size=5'):
+        ImageData(Stream(), pairs, bs=5)
+    with refuses('valid: an IterableDataset'): ImageData(pairs, Stream())
+    train, valid = (DataLoader(Stream(), batch_size=bs) for bs in (4, 5))
+    data = ImageData(train, valid, classes=['a', 'b'])
+    assert data.one_batch()[0].shape == (4, 3, 4, 4) and data.bs == 4
+    assert torch.cat([y for _, y in data.valid]).tolist() == [0, 1] * 5
+
+
 def test_show_batch():
     plt = pytest.importorskip('matplotlib.pyplot')
     data = ImageData.from_arrays(*arrays(), classes=list('abcd'))
     axes = data.show_batch(5)
     assert len(axes) == 5 and axes[0].get_title() in 'abcd'
     plt.close('all')
+
+
+def test_a_channel_of_equal_floats_has_no_deviation():
+    x = np.random.default_rng(0).random((300, 4, 4, 3))
+    x[..., 1] = 0.7
+    assert channel_stats(x)[1][1] == 0 and channel_stats(x.astype(np.float32))[1][1] == 0
+
+
+def test_names_as_labels_and_an_empty_dataset_are_told():
+    with pytest.raises(ValueError, match='return_inverse'):
+        x = np.zeros((4, 8, 8, 3), np.uint8)
+        ImageData.from_arrays(x, np.array(list('abab')), x, np.arange(4) % 2, bs=2)
+    with pytest.raises(ValueError, match='train: the Dataset is empty'):
+        ImageData(torch.utils.data.TensorDataset(torch.zeros(0, 3, 8, 8), torch.zeros(0)), None)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +143,13 @@ def test_a_file_that_vanishes_between_epochs_is_named(folder):
     with pytest.raises(FileNotFoundError, match='2.png'): batches(data.train)
 
 
+@pytest.mark.filterwarnings('ignore:a picture of 16 bits')          # one of them is meant to be dark
 @pytest.mark.parametrize('name, picture, colour', [
     ('grey.png', Image.new('L', (9, 7), 100), (100,) * 3), ('bit.png', Image.new('1', (9, 7), 1), (255,) * 3),
     ('grey16.png', Image.fromarray(np.full((7, 9), 0x6400, np.uint16)), (0x64,) * 3),
     ('dark16.png', Image.fromarray(np.full((7, 9), 200, np.uint16)), (0,) * 3),
     ('int32.tif', Image.fromarray(np.full((7, 9), 0x6400, np.int32)), (0x64,) * 3),
+    ('byte32.tif', Image.fromarray(np.full((7, 9), 0xfe, np.int32)), (0xfe,) * 3),
     ('rgba.png', Image.new('RGBA', (9, 7), (200, 0, 0, 255)), (200, 0, 0)),
     ('clear.png', Image.new('RGBA', (9, 7), (200, 0, 0, 0)), (255,) * 3),
     ('half.png', Image.new('LA', (9, 7), (0, 128)), (127,) * 3),
@@ -160,6 +163,16 @@ def test_every_kind_of_picture(tmp_path, name, picture, colour):
         got = open_picture(tmp_path / name, size)
         assert got.dtype == np.uint8 and got.shape == ((size, size, 3) if size else (*picture.size[::-1], 3))
         assert np.unique(got.reshape(-1, 3), axis=0).tolist() == [list(colour)]
+
+
+@pytest.mark.parametrize('kind, name', [(np.uint16, 'a.png'), (np.uint16, 'a.tif'), (np.int32, 'a.tif')])
+def test_a_scan_of_12_bits_is_dark_and_warns(tmp_path, kind, name):
+    for white, want, warned in ((4095, 15, 1), (4095 * 16, 255, 0), (0, 0, 0)):
+        write(tmp_path / name, Image.fromarray(np.full((7, 9), white, kind)))
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter('always')
+            assert (open_picture(tmp_path / name) == want).all()
+        assert ['multiply it by 16' in str(w.message) for w in told] == [True] * warned
 
 
 def test_transparent_palette(tmp_path):
@@ -635,7 +648,7 @@ def test_resize(folder, tmp_path_factory):
     with refuses('never enlarge'): data.resize(11)
 
 
-def test_a_resized_copy_of_other_files_is_never_used(folder):
+def test_a_resized_copy_of_other_files_is_never_used(folder, monkeypatch):
     data = ImageData.from_folder(folder, size=12)
     first = data.resize(20)
     own = data.resize(20, folder.parent / f'{folder.name}-small')
@@ -651,7 +664,10 @@ def test_a_resized_copy_of_other_files_is_never_used(folder):
     shutil.copytree(folder, other)
     files = [f for x, _ in data.sets.values() for f in x.files]
     moved = [other / f.relative_to(folder) for f in files]
-    assert resized_key(folder, files, 20) != resized_key(other, moved, 20)
+    key = resized_key(folder, files, 20)
+    assert key != resized_key(other, moved, 20) and key != resized_key(folder, files, 24)
+    monkeypatch.setattr(files_module, '_resize_version', 2)                     # as if it resized otherwise
+    assert resized_key(folder, files, 20) != key
 
 
 def test_a_broken_file_leaves_no_half_cache(folder):

@@ -1001,3 +1001,61 @@ def test_an_own_recorder_takes_the_place_of_the_shipped_one():
     own = Recorder()
     learn = learner(cbs=own)
     assert learn.recorder is own and sum(isinstance(cb, Recorder) for cb in learn.cbs) == 1
+
+
+def test_a_kind_of_recorder_takes_its_place_too():
+    class Own(Recorder):
+        pass
+
+    own = Own()
+    learn = learner(cbs=own)
+    assert learn.recorder is own and sum(isinstance(cb, Recorder) for cb in learn.cbs) == 1
+
+
+def test_the_best_is_loaded_after_a_fit_and_not_after_a_question(tmp_path):
+    learn = learner(cbs=SaveBest('best'), path=tmp_path)
+    learn.validate()  # before any fit
+    learn.save('start')
+    start = learn.validate()
+    learn.fit(0.05, 3)
+    learn.load('start')
+    assert learn.validate() == learn.validate() == start
+
+
+def test_the_best_rmse_is_the_lowest(tmp_path):
+    values = iter([2.0, 1.0, 3.0])
+
+    def rmse(pred, y):
+        return next(values)
+
+    learn = learner(metrics=[rmse], path=tmp_path)
+    watch = SaveBest('best', 'rmse')
+    kept = []
+    watch.after_epoch = lambda learn, check=watch.after_epoch: (check(learn), kept.append(watch.best))
+    learn.fit(0.05, 3, cbs=watch)
+    assert kept == [-2.0, -1.0, -1.0]
+
+
+@pytest.mark.parametrize('major', [7, 8])
+def test_a_card_that_only_emulates_bf16_takes_fp32(monkeypatch, major):
+    class Current:
+        def __init__(self, device):
+            assert str(device) == 'cuda:1'
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device', Current)
+    supported = lambda including_emulation=True: including_emulation or major > 7
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', supported)
+    assert find_precision('cuda:1') == ('bf16' if major > 7 else 'fp32')
+
+
+def test_names_in_a_table_are_text_and_no_html():
+    table = lessondl.learner.Table(['<lambda>'], [['<img src=x>.jpg']], note='a < b')
+    page = table._repr_html_()
+    assert '&lt;lambda&gt;' in page and '&lt;img' in page and 'a &lt; b' in page and '<img' not in page
