@@ -61,9 +61,9 @@ class ConvNet2(nn.Module):
 
 # %% ../nbs/09b_batchnorm.ipynb #17c187f0
 class BatchNorm(nn.Module):
-    """Batch normalisation by hand, equal to `nn.BatchNorm2d`: [N,C,H,W] -> [N,C,H,W]. In training by the
-    batch's own mean and variance, at evaluation by running ones. From Ioffe and Szegedy, arXiv 1502.03167.
-    Lesson 09b."""
+    """Batch normalisation by hand, equal to `nn.BatchNorm2d`: [N,nf,H,W] -> the same. In training by the
+    batch's own mean and variance, at evaluation by running ones. `ValueError` for another shape, and in
+    training for a single number a channel. From Ioffe and Szegedy, arXiv 1502.03167. Lesson 09b."""
     def __init__(self, nf: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.eps, self.momentum = eps, momentum
@@ -75,20 +75,25 @@ class BatchNorm(nn.Module):
         self.register_buffer('num_batches_tracked', torch.tensor(0))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nf = len(self.weight)
+        if x.ndim != 4 or x.shape[1] != nf:          # one channel for many would be stretched without a word
+            raise ValueError(f'BatchNorm({nf}) takes [N,{nf},H,W], not {list(x.shape)}')
+        # sums of many numbers of 16 bits would lose digits
+        h = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         mean, var = self.running_mean, self.running_var
         if self.training:
-            n = x.numel() // x.shape[1]
+            n = x.numel() // nf
             if n == 1:
                 raise ValueError('Expected more than 1 value per channel in training, got '
                                  f'{list(x.shape)}: take larger batches, or call eval()')
-            h = x.float()                                # sums of many bfloat16 numbers would lose digits
             mean, var = h.mean((0, 2, 3)), h.var((0, 2, 3), correction=0)
+            unbiased = var * n / (n - 1)
             with torch.no_grad():
-                self.running_mean.lerp_(mean, self.momentum)                 # r + 0.1 (mean - r)
-                self.running_var.lerp_(var * n / (n - 1), self.momentum)     # biased to unbiased
+                for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                    running.lerp_(new.to(running.dtype), self.momentum)      # r + 0.1 (new - r)
                 self.num_batches_tracked += 1
         scale = self.weight / (var + self.eps).sqrt()
-        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+        return (h * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(x.dtype)
 
 # %% ../nbs/09b_batchnorm.ipynb #ef231b2e
 class BnLayer(nn.Module):
@@ -133,10 +138,18 @@ class ConvBnNet2(nn.Module):
         for layer, layer2 in zip(self.layers, self.layers2): x = layer2(layer(x))
         return F.log_softmax(self.out(F.adaptive_max_pool2d(x, 1).flatten(1)), dim=-1)
 
-# %% ../nbs/09c_resnet.ipynb #fb32d731
+# %% ../nbs/09c_resnet.ipynb #09ad63d3
 class ResnetLayer(BnLayer):
-    """`x` plus a `BnLayer` of it, which so learns the residual; stride 1 and `ni == nf`, as both are added.
-    [N,ni,H,W] -> the same. Lesson 09c."""
+    """`x` plus a `BnLayer` of it, which so learns the residual: [N,ni,H,W] -> the same. `ValueError` where
+    the two could not be added: another `nf`, another stride than 1, an even `kernel_size`. Lesson 09c."""
+    def __init__(self, ni: int, nf: int, stride: int = 1, kernel_size: int = 3,
+                 norm: type[nn.Module] = nn.BatchNorm2d):
+        if ni != nf or stride != 1 or kernel_size % 2 == 0:
+            raise ValueError(f"x is added to what becomes of it, so both have one shape: nf equal to ni, "
+                             f"stride 1 and an odd kernel_size, not ni={ni}, nf={nf}, stride={stride}, "
+                             f"kernel_size={kernel_size}. To change channels or size, take a BnLayer")
+        super().__init__(ni, nf, stride, kernel_size, norm)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor: return x + super().forward(x)
 
 # %% ../nbs/09c_resnet.ipynb #d35b9a5b

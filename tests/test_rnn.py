@@ -371,6 +371,7 @@ def test_generate(kind):
     (dict(n=-1), ValueError, '0 or more'),
     (dict(model=R.CharRnn(5)), TypeError, 'keeps its state'),
     (dict(vocab=R.UNKNOWN + 'the '), ValueError, 'this vocabulary has 5'),
+    (dict(vocab=R.make_vocab(TEXT) + 'é', prompt='thé '), ValueError, 'take the vocab of the text'),
 ])
 def test_generate_refuses(kwargs, error, words):
     vocab = R.make_vocab(TEXT)
@@ -379,6 +380,22 @@ def test_generate_refuses(kwargs, error, words):
         R.generate(**{'model': model, 'vocab': vocab, 'prompt': 'the ', 'n': 3, **kwargs})
     assert words in str(e.value)
     assert model.h is None and model.training
+
+
+def test_a_net_without_l_out_is_asked_for_its_size():
+    class Own(R.CharSeqStatefulGRU):
+        def __init__(self, size):
+            super().__init__(size, 5, 12)
+            self.answer = self.l_out
+            del self.l_out
+
+        def forward(self, cs):
+            outp, self.h = self.rnn(self.e(cs), self.state(cs.shape[1]))
+            return F.log_softmax(self.answer(outp), dim=-1).flatten(0, 1)
+    vocab = R.make_vocab(TEXT)
+    assert len(R.generate(Own(len(vocab)), vocab, 'the ', 3)) == 7
+    with pytest.raises(ValueError, match='take the vocab of the text'):
+        R.generate(Own(len(vocab)), vocab + 'é', 'the ', 3)
 
 
 def test_the_unknown_character_is_never_written():
@@ -397,6 +414,13 @@ def test_draw_stays_among_the_likeliest(v, k, seed):
     logp = torch.randperm(v, generator=g).float().log_softmax(0)
     best = set(logp.topk(min(k, v)).indices.tolist())
     assert {R.draw(logp, 5., k, g) for _ in range(20)} <= best
+
+
+@pytest.mark.parametrize('temperature', [1e-20, 1e-39, 1e-46, 5e-324])
+@pytest.mark.parametrize('top_k', [None, 2])
+def test_any_cold_is_the_likeliest(temperature, top_k):
+    logp = torch.tensor([-3., -0.5, -0.6, -torch.inf])
+    assert {R.draw(logp, temperature, top_k) for _ in range(20)} == {1}
 
 
 def test_temperature_is_a_power_of_the_probabilities():
