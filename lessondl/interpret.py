@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import RandomSampler
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from .learner import Learner, Table
 
@@ -44,7 +44,8 @@ def class_outputs(output: torch.Tensor, y: torch.Tensor, classes: list[str] | No
 def in_order(loader):
     """The loader without shuffling, augmentation and left-out batches; the one given stays as it is.
     Lesson 12."""
-    if isinstance(getattr(loader, 'sampler', None), RandomSampler):
+    samplers = [getattr(part, 'sampler', None) for part in (loader, getattr(loader, 'batch_sampler', None))]
+    if any(isinstance(s, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)) for s in samplers):
         raise ValueError("this DataLoader shuffles, so its pictures cannot be told apart: give one of the "
                          "same dataset with shuffle=False, Interpretation(learn, DataLoader(...))")
     if not getattr(loader, 'shuffle', False): return loader
@@ -159,8 +160,8 @@ class Confusions:
         shares, c = self.confusion_matrix(normalize=True), len(self.classes)
         if ax is None: _, ax = plt.subplots(figsize=(1.5 + .4 * c,) * 2, layout='constrained')
         ax.imshow(shares.numpy(), cmap='Blues', vmin=0, vmax=1)
-        ax.set_xticks(range(c), self.classes, rotation=90)
-        ax.set_yticks(range(c), self.classes)
+        ax.set_xticks(range(c), self.classes, rotation=90, parse_math=False)
+        ax.set_yticks(range(c), self.classes, parse_math=False)
         ax.set(xlabel='predicted', ylabel='actual')
         if c > 30: return ax    # colours alone: numbers would not be read
         for i, row in enumerate(self.confusion_matrix(normalize).tolist()):
@@ -297,12 +298,12 @@ def maps_and_weights(outputs: dict, answer: torch.Tensor,
                      layer: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps [K,h,w] and weights [C,K]: the average of a class's weighted maps is its logit, but for the bias.
     Tried out with the numbers of this picture. `ValueError` with the reason for other nets. Lesson 12b."""
-    last, _ = logits_of(outputs, answer)
+    last, z = logits_of(outputs, answer)
     dense = last if isinstance(last, nn.Linear) else None
     size = answer.shape[1] if dense is None else dense.in_features
     def gives_the_answer(row):
         if row.shape[1] != size: return False
-        return same_answer(row if dense is None else dense(row), answer)
+        return same_answer(row if dense is None else dense(row), z)    # probabilities of 0 and 1 tell little
     maps, reason = feature_maps(outputs, layer), None
     if gives_the_answer(torch.zeros(1, size).to(answer)):
         raise ValueError("this net gives the same answer for any maps: is its last layer trained?")

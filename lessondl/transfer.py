@@ -133,6 +133,12 @@ def cut_body(model: nn.Module, cut: int | Callable | None = None) -> nn.Module:
     if not 0 < cut <= len(parts):
         raise ValueError(f"cut={cut}, but {type(model).__name__} has {len(parts)} parts: give 1 to "
                          f"{len(parts)}")
+    for name, part in list(model.named_children())[:cut]:
+        if not isinstance(part, (nn.ModuleList, nn.ModuleDict)): continue
+        raise ValueError(f"cut={cut}: {name!r} of {type(model).__name__} is a {type(part).__name__}, a shelf "
+                         f"of layers, and only forward knows in which order they are called. Leave the cut "
+                         f"out, or give a function cut=f: f(model) is the module that makes the maps, as "
+                         f"resnet2_body is for a Resnet2")
     return nn.Sequential(*parts[:cut])
 
 # %% ../nbs/11_transfer.ipynb #06a6706c
@@ -376,7 +382,8 @@ class VisionLearner(Features, BodyAndHead):
 def body_and_stats(arch, pretrained: bool, cut, stats) -> tuple[nn.Module, tuple]:
     "The body of whatever `vision_learner` takes, and how its pictures were normalised. Lesson 11_transfer."
     if arch in (resnet2_cifar10, 'resnet2_cifar10'):
-        return cut_body(resnet2_cifar10(pretrained), cut or resnet2_body), stats or cifar10_stats
+        net = resnet2_cifar10(pretrained)
+        return cut_body(net, resnet2_body if cut is None else cut), stats or cifar10_stats
     if isinstance(arch, nn.Module):
         if stats is None:
             raise ValueError(f"how were the pictures normalised on which this {type(arch).__name__} was "
@@ -411,14 +418,15 @@ def vision_learner(data,                        # labelled pictures: an ImageDat
     body, stats = body_and_stats(arch, pretrained, cut, stats)
     h, w = data.size if isinstance(data.size, tuple) else (data.size, data.size)
     if custom_head is None:
+        one = torch.zeros(1, 3, h, w).to(next(body.parameters(), torch.zeros(0)))     # where the body is
         try:
-            with torch.no_grad(): maps = body.eval()(torch.zeros(1, 3, h, w))
+            with torch.no_grad(): maps = body.eval()(one)
         except RuntimeError as e:
             raise ValueError(f"the body fails on pictures of {h} by {w} pixels, perhaps they are too small: "
                              f"{e}") from e
         if maps.ndim != 4:
             raise ValueError(f"the body gives {list(maps.shape)} for one picture, but the head pools maps "
                              f"[1,nf,h,w]: cut earlier, or give a custom_head")
-        custom_head = make_head(maps.shape[1], data.c, ps, concat_pool)
+        custom_head = make_head(maps.shape[1], data.c, ps, concat_pool).to(maps)
     if metrics is None: metrics = [f2 if getattr(data, 'multi', False) else accuracy]
     return VisionLearner(data, body, custom_head, check_stats(stats, 3), metrics=metrics, **kwargs)

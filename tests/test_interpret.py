@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from lessondl.cnn import ConvNet, Resnet2
 from lessondl.data import ImageData
@@ -139,6 +146,26 @@ def test_any_loader_serves_unless_it_shuffles():
     with pytest.raises(ValueError, match='have no test set'): Interpretation(learn, 'test')
 
 
+@pytest.mark.parametrize('how', [
+    dict(sampler=RandomSampler(range(7))),
+    dict(sampler=SubsetRandomSampler(range(5))),
+    dict(sampler=WeightedRandomSampler([1.] * 7, 7)),
+    dict(batch_sampler=BatchSampler(RandomSampler(range(7)), 2, False)),
+])
+def test_a_loader_that_draws_its_order_anew_is_refused(how):
+    sets = TensorDataset(torch.randn(7, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2, 0]))
+    loader = DataLoader(sets, **how)
+    with pytest.raises(ValueError, match='this DataLoader shuffles'): Interpretation(learner(), loader)
+
+
+@pytest.mark.parametrize('how', [dict(sampler=[6, 1]), dict(batch_sampler=[[6], [1]])])
+def test_samplers_that_keep_an_order_serve(how):
+    x, y = torch.randn(7, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    learn = learner()
+    interp = Interpretation(learn, DataLoader(TensorDataset(x, y), **how))
+    assert interp.y.tolist() == [0, 1] and np.allclose(interp.pictures([1])[0], learn.data.decode(x[[1]])[0])
+
+
 def test_a_set_without_labels_is_refused():
     d = data()
     d = ImageData.from_arrays(d.train.x, d.train.y, d.valid.x, d.valid.y, test=d.valid.x)
@@ -253,6 +280,22 @@ def test_answers_of_all_forms_give_the_same_maps(last):
     formed = nn.Sequential(*model, last).eval()
     for cam in (class_activation_map, grad_cam):
         assert torch.allclose(cam(formed, x, 1), cam(model, x, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize('last', [nn.Softmax(1), nn.Sigmoid(), nn.Identity()])
+def test_a_net_that_is_very_sure_is_judged_by_its_logits(last):
+    "Its probabilities are 0 and 1 whatever the pooling, so that a maximum could pass for an average"
+    x = torch.randn(3, 8, 8)
+    for seed in range(20):
+        for pool in (nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d):
+            sure = nn.Sequential(*net(pool=pool, seed=seed), last).eval()
+            sure[3].weight.data *= 300
+            if pool is nn.AdaptiveAvgPool2d:
+                cam = class_activation_map(sure, x, 0)
+                logit = sure[:4](x[None])[0, 0]
+                assert torch.allclose(cam.mean() + sure[3].bias[0], logit, rtol=1e-3, atol=1e-2)
+            else:
+                with pytest.raises(ValueError, match='by the maximum'): class_activation_map(sure, x, 0)
 
 
 def test_classes_straight_after_the_convolutions():

@@ -15,6 +15,7 @@ from lessondl.transfer import (
     VisionLearner,
     body_groups,
     content_key,
+    cut_body,
     find_body,
     make_head,
     read_features,
@@ -97,6 +98,17 @@ def test_parts_on_a_shelf_are_found():
     net = resnet2_cifar10().eval()
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad(): assert torch.allclose(find_body(net)(x), resnet2_body(net)(x), atol=1e-5)
+
+
+def test_a_cut_counts_no_shelf_as_a_layer():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.named = nn.Conv2d(3, 8, 3), nn.ModuleDict({'second': nn.Conv2d(8, 4, 3)})
+        def forward(self, x): return self.named['second'](self.first(x)).mean((2, 3))
+    assert cut_body(Named(), 1)(torch.rand(1, 3, 8, 8)).shape == (1, 8, 6, 6)
+    assert cut_body(resnet2_cifar10(False), 1)(torch.rand(1, 3, 32, 32)).shape == (1, 16, 32, 32)
+    with pytest.raises(ValueError, match="'named' of Named is a ModuleDict"): cut_body(Named(), 2)
 
 
 @pytest.mark.parametrize('name', ['maxvit_t', 'swin_t', 'vit_b_16'])
@@ -394,6 +406,8 @@ def test_an_interrupted_fit_leaves_the_pictures(arrays, tmp_path):
     (lambda d, a: vision_learner(d, 'resnet1000'), "no classifier 'resnet1000', but alexnet"),
     (lambda d, a: vision_learner(d, nn.Sequential(nn.Conv2d(3, 4, 3))), 'Give stats='),
     (lambda d, a: vision_learner(d, resnet2_cifar10(), stats=cifar10_stats, cut=0), 'Resnet2 has 6 parts'),
+    (lambda d, a: vision_learner(d, cut=0), 'Resnet2 has 6 parts'),
+    (lambda d, a: vision_learner(d, cut=3), "'layers' of Resnet2 is a ModuleList"),
     (lambda d, a: vision_learner(d, stats=((.5,), (.5,))), 'each with 3 numbers'),
     (lambda d, a: vision_learner(d, ps=1.5), '0 to below 1'),
     (lambda d, a: vision_learner(ImageData.from_arrays(a[0][..., 0], a[1], a[2][..., 0], a[3])), 'np.repeat'),
@@ -466,3 +480,11 @@ def test_make_head_sizes():
         head = make_head(7, 3, concat_pool=concat, hidden=5)
         assert list(head(torch.rand(2, 7, 1, 9)).shape) == [2, 3]
         assert [m.num_features for m in head if isinstance(m, nn.BatchNorm1d)] == [n, 5]
+
+
+def test_a_body_in_float64_gets_a_head_in_float64(arrays, tmp_path):
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).double()
+    learn = vision_learner(data_of(arrays), nn.Sequential(body, nn.Flatten()), cut=1, stats=cifar10_stats,
+                           path=tmp_path, precision='fp32', progress=False)
+    assert {p.dtype for p in learn.model.parameters()} == {torch.float64}
+    learn.fit(0.01, 1)
