@@ -90,7 +90,7 @@ def submission_frame(learn_or_probs, names: Iterable | None = None, classes: Seq
     ids, header, probs = submission_table(learn_or_probs, names, classes, id_col, split, formulas)
     import pandas as pd      # here, so that `submission` does without
     frame = pd.DataFrame(probs, columns=header[1:])
-    frame.insert(0, id_col, ids)
+    frame.insert(0, header[0], ids)
     return frame
 
 def submission(learn_or_probs,                      # a Learner, or probabilities [N,C]

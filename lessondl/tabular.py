@@ -289,9 +289,12 @@ def as_dates(s: pd.Series, name: str = 'date', format: str | None = None) -> pd.
     missing dates, numbers without a format, and time zones. Lesson 15."""
     dates = s
     if not pd.api.types.is_datetime64_any_dtype(s):
-        number = pd.api.types.is_numeric_dtype(s)
-        if number and format is None:
-            raise ValueError(f"column {name!r} holds numbers such as {plain(s.iloc[0]) if len(s) else '-'}: "
+        values = s.cat.categories if isinstance(s.dtype, pd.CategoricalDtype) else s
+        kind = pd.api.types.infer_dtype(values, skipna=True)     # numbers hide in columns of objects too
+        number = pd.api.types.is_numeric_dtype(s) or kind in ('integer', 'floating', 'mixed-integer-float')
+        if format is None and (number or kind == 'mixed-integer'):
+            example = next((plain(v) for v in s.dropna() if not isinstance(v, str)), '-')
+            raise ValueError(f"column {name!r} holds numbers such as {example}: "
                              f"give the format, for example format='%Y%m%d' for 20150731")
         if number: s = s.map('{:.0f}'.format, na_action='ignore')
         try:
@@ -566,7 +569,9 @@ def learn_columns(df: pd.DataFrame, cats: Sequence[str], conts: Sequence[str]
     for c in conts:
         x = numbers(df[c]); hole = np.isnan(x); median = float(np.median(x[~hole]))
         x = np.where(hole, median, x)
-        stats[c] = median, float(x.mean()), float(x.std()) or 1.    # a constant column becomes 0
+        # a constant column becomes 0; its deviation, if computed, is a rounding error and seldom 0
+        if x.min() == x.max(): stats[c] = median, median, 1.
+        else: stats[c] = median, float(x.mean()), float(x.std()) or 1.
         if hole.any():
             if f'{c}_na' in cats: raise ValueError(f"{c}_na is the name of the marker of {c}: rename yours")
             levels[f'{c}_na'] = [False, True]
@@ -605,7 +610,8 @@ class TablePrep:
         new = there & (codes == 0)
         if not new.any(): return codes
         example = plain(s.iloc[int(new.argmax())])
-        if new[there].all():
+        kinds = [key_kind(pd.Series([v])) for v in (s.iloc[int(new.argmax())], levels[0])]
+        if new[there].all() and kinds[0] != kinds[1]:
             raise ValueError(f"{what}: no value of {s.name}, such as {example}, was in training, where it "
                              f"is such as {plain(levels[0])}: is one of them text and the other a number?")
         print(f"{what}: {new.sum():,} rows hold a {s.name} that training did not have, such as {example}: "
@@ -626,6 +632,9 @@ def split_by(df: pd.DataFrame, valid, date: str) -> np.ndarray:
         valid = np.asarray(valid); held = np.zeros(len(df), bool)
         if valid.dtype == bool and len(valid) != len(df):
             raise ValueError(f"valid has {len(valid):,} True or False for {len(df):,} rows")
+        if valid.dtype.kind in 'iu' and len(np.unique(valid)) < len(valid):
+            raise ValueError("valid holds a row number twice. Are these 0 and 1 for no and yes? Take "
+                             "valid.astype(bool)")
         try: held[valid] = True
         except IndexError as e:
             raise ValueError(f"valid is a date, row numbers or True/False, but: {e}") from None
@@ -684,7 +693,11 @@ class TableLoader:
 
     def __iter__(self) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
         self.epoch += 1
-        seed = np.random.SeedSequence((self.seed, self.epoch - 1)).generate_state(1)
+        return self.batches(self.epoch - 1)
+
+    def batches(self, epoch: int) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]]:
+        "The batches of any epoch; does not count as one."
+        seed = np.random.SeedSequence((self.seed, epoch)).generate_state(1)
         g = torch.Generator().manual_seed(int(seed[0]))
         if self.shuffle: order = torch.randperm(len(self.y), generator=g)
         for i in range(0, len(self) * self.bs, self.bs):
@@ -775,7 +788,7 @@ from torch import nn
 
 # %% ../nbs/15d_embeddings.ipynb #33b091a7
 def hidden_layers(widths: Sequence[int], ps: Sequence[float], bn: bool) -> nn.Sequential:
-    "Linear, ReLU, batch norm and dropout from each width to the next. [N, first] -> [N, last]. Lesson 15c."
+    "Linear, ReLU, batch norm and dropout from each width to the next. [N, first] -> [N, last]. Lesson 15d."
     parts = []
     for a, b, p in zip(widths, widths[1:], ps):
         parts += [nn.Linear(a, b), nn.ReLU()]
@@ -787,7 +800,7 @@ def hidden_layers(widths: Sequence[int], ps: Sequence[float], bn: bool) -> nn.Se
 class TabularModel(nn.Module):
     """An embedding for each category, then linear layers with ReLU, batch norm and dropout. (cats int64
     [N,k], conts float [N,m]) -> [N, n_out] in float32, between the two numbers of `y_range` if it is given.
-    Guo and Berkhahn 2016 (arXiv 1604.06737); lesson 15c."""
+    Guo and Berkhahn 2016 (arXiv 1604.06737); lesson 15d."""
     def __init__(self,
                  sizes: Sequence[tuple[int, int]],   # (levels, width) of each embedding: data.prep.sizes
                  n_cont: int,                        # continuous columns

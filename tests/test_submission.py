@@ -154,6 +154,15 @@ def test_the_frame_is_what_the_file_holds(tmp_path):
     assert np.array_equal(frame[classes].to_numpy(), back[classes].to_numpy(np.float32))
 
 
+@pytest.mark.parametrize('formulas', ['keep', 'prefix'])
+def test_the_frame_has_the_header_of_the_file(tmp_path, formulas):
+    pytest.importorskip('pandas')
+    given = dict(names=['=a', 'b', 'c'], classes=['=1+1', 'x'], id_col='=id', formulas=formulas)
+    frame = submission_frame(good, **given)
+    rows = read(submission(good, path=tmp_path / 's.csv', **given))
+    assert list(frame) == rows[0] and frame.iloc[:, 0].tolist() == [r[0] for r in rows[1:]]
+
+
 @pytest.mark.parametrize(
     'name, want',
     [

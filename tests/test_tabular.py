@@ -12,6 +12,7 @@ from lessondl.learner import Learner
 from lessondl.metrics import accuracy, exp_rmspe
 from lessondl.tabular import (
     TableLoader,
+    TablePrep,
     TabularData,
     TabularModel,
     add_datepart,
@@ -92,6 +93,12 @@ def test_keys_of_two_kinds_and_absent_keys():
     (['31.01.2015', '2015-02-01'], "row 1 .*'2015-02-01'"),
     (['2015-01-31', None], 'row 1 .* the date is missing'),
     ([20150131, 20150201], "holds numbers such as 20150131: give the format"),
+    (pd.Series([20150131, 20150201], dtype=object), "holds numbers such as 20150131: give the format"),
+    (pd.Series([None, 20150131], dtype=object), "holds numbers such as 20150131: give the format"),
+    (pd.Series([20150131., 20150201], dtype=object), "holds numbers such as 20150131.0: give the format"),
+    (pd.Series([20150131, 20150201], dtype='category'), "holds numbers such as 20150131: give the format"),
+    (['2015-01-31', 20150201], "holds numbers such as 20150201: give the format"),
+    ([True, False], "holds numbers such as True: give the format"),
     (['2015-01-31T00:00+01:00', '2015-01-31T00:00+01:00'], 'time zone'),
     (['2015-01-31T00:00+01:00', '2015-07-31T00:00+02:00'], 'mixes time zones'),
 ])
@@ -104,8 +111,17 @@ def test_a_time_zone_is_refused():
     with pytest.raises(ValueError, match='time zone Europe/Berlin'): as_dates(s)
 
 
-def test_numbers_with_a_format():
-    assert as_dates(pd.Series([20150131]), format='%Y%m%d')[0] == pd.Timestamp('2015-01-31')
+@pytest.mark.parametrize('kind', ['int64', 'float64', object, 'category', 'Int64', 'str'])
+def test_numbers_with_a_format(kind):
+    dates = as_dates(pd.Series([20150131, 20150201]).astype(kind), format='%Y%m%d')
+    assert dates.tolist() == [pd.Timestamp('2015-01-31'), pd.Timestamp('2015-02-01')]
+
+
+def test_dates_in_columns_of_objects():
+    day = pd.Timestamp('2015-01-31')
+    for value in (day, day.date(), day.to_pydatetime(), '2015-01-31'):
+        assert as_dates(pd.Series([value, value], dtype=object)).tolist() == [day, day]
+        assert as_dates(pd.Series([value, value], dtype='category')).tolist() == [day, day]
 
 
 def test_date_parts_equal_the_calendar():
@@ -296,6 +312,27 @@ def test_levels_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="'Kind' mixes int and str"): make(mixed)
 
 
+def test_one_new_row_may_hold_a_new_value(capsys):
+    data = make(table())
+    row = table().iloc[[0]].assign(Store=99)
+    assert data.prep(row, 'a new row')[0].tolist() == [[0, *data.prep(table().iloc[[0]])[0][0, 1:].tolist()]]
+    assert '99: level 0' in capsys.readouterr().out
+
+
+def test_zeros_and_ones_are_no_row_numbers():
+    with pytest.raises(ValueError, match='astype.bool.'):
+        make(table(), valid=(table().index >= 31).astype(int))
+
+
+def test_a_look_at_a_batch_does_not_count_as_an_epoch():
+    data = make(table())
+    first = data.one_batch()
+    data.show_batch()
+    assert data.train.epoch == 0
+    again = next(iter(data.train))
+    assert all(torch.equal(a, b) for a, b in zip([*first[0], first[1]], [*again[0], again[1]]))
+
+
 def test_missing_numbers_get_median_and_marker(capsys):
     df = table(); df.loc[[2, 5, 33], 'Distance'] = np.nan
     data = make(df)
@@ -351,6 +388,13 @@ def test_only_numbers_or_only_categories_and_a_constant_column():
         (x, z), y = data.one_batch()
         assert TabularModel(data.prep.sizes, len(conts))(x, z).shape == y.shape
     assert (make(table().assign(Distance=3.)).train.conts == 0).all()
+
+
+@pytest.mark.parametrize('value', [0.1, 1 / 3, 1e9 + 0.1, -7e-12])
+def test_a_constant_column_is_not_divided_by_rounding(value):
+    prep = TablePrep(pd.DataFrame({'x': np.full(1000, value)}), [], ['x'])
+    _, conts = prep(pd.DataFrame({'x': [value, value + 1, np.nan]}))
+    assert np.allclose(conts[:, 0], [0, 1, 0], atol=1e-6)
 
 
 # ---- the model ---------------------------------------------------------------------------------------------
