@@ -6,6 +6,7 @@
     python benchmarks/speedrun.py steps [NAMES]    from Resnet2 to the recipe, one change at a time
     python benchmarks/speedrun.py quick85 0 --again 1   on pictures that went through JPEG once more
     python benchmarks/speedrun.py quick85 0 --deblock   with the edges of JPEG's blocks smoothed
+    python benchmarks/speedrun.py quick85 0 --precision fp32   as on a processor without bf16
     python benchmarks/speedrun.py profile          where the time of a step goes, and the roofline
 
 Add `--device cuda` for a graphics card; the profile is of processors alone. A cold start is a fresh process:
@@ -101,7 +102,8 @@ def some_pictures(data: ImageData, n: int = 5000) -> torch.Tensor:
 def say_precision(learn: Learner):
     if learn.precision == 'fp32': print(f'no bf16 on this {learn.device.type}: computing in fp32', flush=True)
 
-def recipe(name: str, seed: int, device: str, again: int = 0, deblock: bool = False) -> dict:
+def recipe(name: str, seed: int, device: str, again: int = 0, deblock: bool = False,
+           precision: str = 'auto') -> dict:
     c = RECIPES[name]
     seed_everything(seed)
     change = deblocked if deblock else partial(jpeg_again, times=again)
@@ -109,8 +111,8 @@ def recipe(name: str, seed: int, device: str, again: int = 0, deblock: bool = Fa
     net = SpeedNet([64, 256, 256], 10, some_pictures(data), deep=c['deep'])
     data.valid, valid = None, data.valid              # a look at the test set after each epoch costs time
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, metrics=[accuracy],
-                    groups=SpeedNet.groups, device=device)
-    say_precision(learn)
+                    groups=SpeedNet.groups, device=device, precision=precision)
+    if precision == 'auto': say_precision(learn)
     keep_memory()                                     # now, or what is gone by here would leave gaps
     lrs, n, cbs = rates(c['batch'], c['rate']), c['epochs'], [AlternateFlip(), GrowingSize(c['plan'])]
     if c['schedule'] == 'cosine': learn.fit(lrs, 1, cycle_len=n, wd=DECAY, cbs=cbs)
@@ -118,7 +120,7 @@ def recipe(name: str, seed: int, device: str, again: int = 0, deblock: bool = Fa
         falling = Schedule(learn.start(lrs, DECAY), linear(1, 0, n * learn.n_batches()))
         learn.run(n, [*learn.cbs, falling, *cbs], False)
     fitted = time.perf_counter()
-    views = Learner(data, Views(net), metrics=[accuracy], device=device, progress=False)
+    views = Learner(data, Views(net), metrics=[accuracy], device=device, precision=precision, progress=False)
     tta = views.validate(valid)[1]
     end = time.perf_counter()
     return dict(recipe=name, seed=seed, again=again, deblock=deblock, **c,
@@ -245,14 +247,14 @@ PARTS = {'convolutions': 'conv', 'batch norm': 'batch_norm', 'GELU': 'gelu', 'po
          'resizing': 'upsample', 'Muon': 'optimizer.step'}
 WITH_PARTS = 'Optimizer.step', 'aten::max_pool2d_with_indices_backward'    # counted with what they call
 
-def profile(size: int = 32, bs: int = 1000) -> dict:
+def profile(size: int = 32, bs: int = 1000, precision: str = 'auto') -> dict:
     """Milliseconds of each part of a training step of the recipe on `size`x`size` pictures, the work in it,
     and what the machine's matrix multiplication reaches"""
     keep_memory()
     data = load_data(0, bs, True, 2)
     net = SpeedNet([64, 256, 256], 10, some_pictures(data), deep=DEEP)
     learn = Learner(data, net, partial(F.cross_entropy, label_smoothing=0.2), Muon, groups=SpeedNet.groups,
-                    progress=False)
+                    precision=precision, progress=False)
     batches = iter(data.train)
     cbs = [AlternateFlip()] + ([GrowingSize([(1., size)])] if size < 32 else [])
     def steps(some):                                 # a list of batches through the whole Learner
@@ -321,24 +323,29 @@ def main():
     p.add_argument('--again', type=int, default=0)
     p.add_argument('--deblock', action='store_true')
     p.add_argument('--device', default='cpu')
+    p.add_argument('--precision', choices=['auto', 'bf16', 'fp32'], default='auto')
     args = p.parse_args()
     if len(cifar10()[0]) < 50_000:
         raise SystemExit("speedrun.py measures on the real CIFAR-10 only: set LESSONDL_DATA to its folder")
     if args.what == 'profile':
         if args.device != 'cpu': raise SystemExit("the profile counts the processor's time: no --device")
-        for size in (16, 24, 32): keep('profile', profile(size), ('size',))
+        for size in (16, 24, 32):
+            keep('profile', profile(size, precision=args.precision), ('size', 'precision'))
         return
+    if args.what == 'steps' and args.precision != 'auto':
+        raise SystemExit("--precision is for the recipes and the profile; among the steps it is '32 bits'")
     if args.what in RECIPES: tasks = [[n] for n in args.names or ['0']]
     else: tasks = [[n, '--seeds', str(k)] for k in args.seeds for n in args.names or dict(STEPS + TRIES)]
     if len(tasks) > 1:                                # each from a cold start: a process of its own
-        options = ['--device', args.device, '--again', str(args.again), *['--deblock'] * args.deblock]
+        options = ['--device', args.device, '--again', str(args.again), '--precision', args.precision,
+                   *['--deblock'] * args.deblock]
         for task in tasks: subprocess.run([sys.executable, __file__, args.what, *task, *options], check=True)
     elif args.what == 'steps':
         name = tasks[0][0]
         row = step(name, args.seeds[0], args.device)
         keep('tries' if name in dict(TRIES) else 'steps', row, ('step', 'seed'), args.device)
     else:
-        row = recipe(args.what, int(tasks[0][0]), args.device, args.again, args.deblock)
-        keep('runs', row, ('recipe', 'seed', 'again', 'deblock'), args.device)
+        row = recipe(args.what, int(tasks[0][0]), args.device, args.again, args.deblock, args.precision)
+        keep('runs', row, ('recipe', 'seed', 'again', 'deblock', 'precision'), args.device)
 
 if __name__ == '__main__': main()
