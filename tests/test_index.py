@@ -3,6 +3,7 @@ import ast
 import csv
 import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -105,11 +106,44 @@ def test_each_bold_term_of_a_lesson_is_in_the_table(lesson):
 notes = list(csv.DictReader((nbs / 'notes.csv').read_text(encoding='utf-8').splitlines()))
 
 
+@lru_cache
+def sections(lesson: str) -> dict[str, str]:
+    "What stands between each heading of a lesson and the next: prose, code and printed text, on one line."
+    texts, heading, fenced = {}, '', False
+    for cell in json.loads((nbs / f'{lesson}.ipynb').read_text(encoding='utf-8'))['cells']:
+        prose = cell['cell_type'] == 'markdown'
+        for line in ''.join(cell['source']).splitlines():
+            fenced ^= prose and line.startswith('```')
+            found = re.fullmatch(r'#+ +(.+?) *', line) if prose and not fenced else None
+            if found: heading, line = found[1], ''
+            texts[heading] = f'{texts.get(heading, "")} {line}'
+        for out in cell.get('outputs', []):
+            texts[heading] += ' ' + ''.join(out.get('text') or out.get('data', {}).get('text/plain', ''))
+    return {heading: re.sub(r'\s+', ' ', text) for heading, text in texts.items()}
+
+
+def leads_there(row: dict) -> bool:
+    "Does the heading exist, and does what the row promises stand under it?"
+    return row['shows'] in sections(row['lesson']).get(row['cell'], '')
+
+
 @pytest.mark.parametrize('row', notes, ids=lambda r: f'{r["notes"]}-{r["heading"]}')
 def test_each_heading_of_the_notes_has_its_place(row):
-    assert row['notes'] and row['heading']
-    headings = re.findall(r'^#+ +(.+?) *$', markdown(nbs / f'{row["lesson"]}.ipynb'), re.M)
-    assert row['cell'] in headings
+    assert all(row.values()) and list(row) == ['notes', 'heading', 'lesson', 'cell', 'shows']
+    assert row['cell'] in sections(row['lesson'])
+    assert leads_there(row), f'{row["shows"]!r} does not stand under {row["cell"]!r} of {row["lesson"]}'
+    elsewhere = [heading for heading, text in sections(row['lesson']).items() if row['shows'] in text]
+    assert len(elsewhere) <= 3, 'words that stand everywhere would not tell a wrong place'
+
+
+def test_a_row_that_leads_elsewhere_is_found():
+    row = next(r for r in notes if r['heading'] == 'Dogbreed data set')
+    assert leads_there(row)
+    assert not leads_there(row | dict(lesson='11_transfer', cell='Why rules fail'))     # as it once was
+    assert not leads_there(row | dict(cell='Sizes first')) and not leads_there(row | dict(cell='No such'))
+    assert not leads_there(row | dict(shows='121 breeds'))
+    for row in notes:                                                # no heading would do for every row
+        assert any(not leads_there(row | dict(cell=cell)) for cell in sections(row['lesson']))
 
 
 def test_the_headings_of_the_notes_stand_once():
